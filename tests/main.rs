@@ -1,0 +1,1 @@
+//! The behaviours of Engram as a whole, one file each.
