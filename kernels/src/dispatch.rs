@@ -1,0 +1,110 @@
+//! Which instruction set the kernels use: read once from the processor, or forced by `ENGRAM_ISA`.
+//!
+//! Each kernel has one scalar definition and twins per instruction set; [`isa`] is what they branch on.
+
+use std::sync::OnceLock;
+
+use crate::error::KernelError;
+
+/// An instruction set with kernels of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust: the definition of every kernel.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C (Haswell, Zen and later).
+    Avx2,
+}
+
+impl Isa {
+    /// The name `ENGRAM_ISA` knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+        }
+    }
+
+    /// Whether this processor runs it.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 => false,
+        }
+    }
+
+    /// The best one this processor runs.
+    pub fn best() -> Self {
+        if Isa::Avx2.available() {
+            Isa::Avx2
+        } else {
+            Isa::Scalar
+        }
+    }
+
+    /// Itself where the processor runs it, the scalar definition elsewhere.
+    pub fn or_scalar(self) -> Self {
+        if self.available() { self } else { Isa::Scalar }
+    }
+
+    /// What a value of `ENGRAM_ISA` asks for; `None` is the best there is.
+    ///
+    /// Errors: [`KernelError::UnknownIsa`], [`KernelError::MissingIsa`].
+    pub fn from_setting(value: Option<&str>) -> Result<Self, KernelError> {
+        let isa = match value {
+            None | Some("") => return Ok(Isa::best()),
+            Some("scalar") => Isa::Scalar,
+            Some("avx2") => Isa::Avx2,
+            Some(other) => {
+                return Err(KernelError::UnknownIsa {
+                    value: other.to_owned(),
+                });
+            }
+        };
+        if isa.available() {
+            Ok(isa)
+        } else {
+            Err(KernelError::MissingIsa { name: isa.name() })
+        }
+    }
+}
+
+/// The instruction set in use, or why `ENGRAM_ISA` cannot be followed; ask at start and tell the user.
+pub fn checked_isa() -> Result<Isa, KernelError> {
+    static CHOSEN: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
+    CHOSEN
+        .get_or_init(|| Isa::from_setting(std::env::var("ENGRAM_ISA").ok().as_deref()))
+        .clone()
+}
+
+/// The instruction set in use; the best one where `ENGRAM_ISA` cannot be followed ([`checked_isa`] says so).
+pub fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(|| checked_isa().unwrap_or_else(|_| Isa::best()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_followed_or_refused_by_name() {
+        assert_eq!(Isa::from_setting(None), Ok(Isa::best()));
+        assert_eq!(Isa::from_setting(Some("")), Ok(Isa::best()));
+        assert_eq!(Isa::from_setting(Some("scalar")), Ok(Isa::Scalar));
+        let unknown = Isa::from_setting(Some("sse9"));
+        assert_eq!(
+            unknown,
+            Err(KernelError::UnknownIsa {
+                value: "sse9".into()
+            })
+        );
+        assert!(Isa::best().available());
+    }
+}
