@@ -1,0 +1,71 @@
+//! `engram config show`: every key, its value and who set it.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::keys::SECTIONS;
+use super::{Device, Entry, Origin, Value, format_size};
+
+/// Lines that are valid TOML, with the origin as a comment. Secrets appear as `***`.
+pub fn show_text(entries: &[Entry]) -> String {
+    let mut text = String::new();
+    for section in SECTIONS {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&format!("[{section}]\n"));
+        for entry in entries
+            .iter()
+            .filter(|entry| entry.key.section() == section)
+        {
+            let short = entry.key.short();
+            let line = match &entry.value {
+                Value::Unset => format!("# {short} is unset"),
+                value => format!("{short} = {}", toml_text(value)),
+            };
+            text.push_str(&format!("{line:<48} # {}\n", entry.origin));
+        }
+    }
+    text
+}
+
+/// One object a key: `value`, `from` (`default`, `file`, `env`, `flag`), and which one.
+pub fn show_json(entries: &[Entry]) -> Json {
+    let mut keys = Map::new();
+    for entry in entries {
+        let mut object = json!({ "value": json_value(&entry.value), "from": entry.origin.kind() });
+        match &entry.origin {
+            Origin::Default => {}
+            Origin::File { path, line } => {
+                object["file"] = json!(path);
+                object["line"] = json!(line);
+            }
+            Origin::Env(name) => object["variable"] = json!(name),
+            Origin::Flag(flag) => object["flag"] = json!(flag),
+        }
+        keys.insert(entry.key.name.to_owned(), object);
+    }
+    Json::Object(keys)
+}
+
+fn toml_text(value: &Value) -> String {
+    // JSON's strings, numbers, booleans and flat lists are TOML's too.
+    json_value(value).to_string()
+}
+
+fn json_value(value: &Value) -> Json {
+    match value {
+        Value::Unset => Json::Null,
+        Value::Text(text) => json!(text),
+        Value::Number(number) => json!(number),
+        Value::Size(bytes) => json!(format_size(*bytes)),
+        Value::Flag(flag) => json!(flag),
+        Value::Seconds(time) if time.subsec_nanos() == 0 => json!(time.as_secs()),
+        Value::Seconds(time) => json!(time.as_secs_f64()),
+        Value::Strings(strings) => json!(strings),
+        Value::Secrets(secrets) => json!(vec!["***"; secrets.len()]),
+        Value::Path(path) => json!(path),
+        Value::Device(Device::Auto) => json!("auto"),
+        Value::Device(Device::Cpu) => json!("cpu"),
+        Value::Device(Device::Cuda(number)) => json!(format!("cuda:{number}")),
+    }
+}
