@@ -157,7 +157,7 @@ impl std::fmt::Display for GgmlType {
 
 /// The parts of one block: codes as stored, scales still in their small integers.
 pub(crate) struct OpenBlock {
-    /// Codes in column order, the first [`BlockFormat::LEN`] valid; two's complement where the format is signed.
+    /// Codes in column order, as many valid as the type's blocks are long; two's complement where the format is signed.
     pub codes: [u8; 256],
     /// Block scale, bits of an f16.
     pub d: u16,
@@ -199,12 +199,6 @@ pub(crate) trait BlockFormat {
     const ZERO: i32;
     /// Whether codes are i8.
     const SIGNED: bool = false;
-    /// Values in a block.
-    const LEN: usize = if Self::GROUP == 32 && !Self::SUPER {
-        32
-    } else {
-        256
-    };
     /// Whether a block holds several groups (K formats).
     const SUPER: bool;
     /// Opens one block of exactly the type's bytes.

@@ -1,0 +1,75 @@
+//! The scalar definition of a tile's product: what every other instruction set must equal, bit for bit.
+//!
+//! Quantised: for each group of 16 or 32 columns, in order, `acc = fma(dot, scale * x.scale, acc)`, `dot` the exact integer
+//! `sum(code * x.code) - zero * sum(x.code)`, then, where the format has minimums, `acc = fma(-min, x.scale * sum(x.code), acc)`.
+//! Floats: for each 256 columns a sum by fma in column order from 0, the sums added in order.
+
+use super::format::{ROWS, TileFormat, UNIT, open_unit, read_scales};
+use super::{FLOAT_CHUNK, TileJob};
+use crate::quant::{GgmlType, OpenBlock};
+
+/// `acc[row of x][row of tile]`, overwritten.
+pub(super) fn quantised_tile<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) {
+    let units = job.cols / UNIT;
+    acc.fill(0.0);
+    let mut codes = [0u8; 512];
+    let mut opens = [const { OpenBlock::new() }; ROWS];
+    for unit in 0..units {
+        if unit.is_multiple_of(F::BLOCK_UNITS) {
+            let scales = &job.tile[unit / F::BLOCK_UNITS * F::SCALE_BYTES..][..F::SCALE_BYTES];
+            opens
+                .iter_mut()
+                .enumerate()
+                .for_each(|(row, open)| read_scales::<F>(scales, row, open));
+        }
+        open_unit::<F>(
+            &job.tile[job.layout.codes + unit * F::UNIT_BYTES..],
+            &mut codes,
+        );
+        for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
+            let info = &job.acts.infos[m * units + unit];
+            let x = &job.acts.codes[m * job.cols + unit * UNIT..][..UNIT];
+            for (row, acc) in acc.iter_mut().enumerate() {
+                for (index, x) in x.chunks_exact(F::GROUP).enumerate() {
+                    let group = unit % F::BLOCK_UNITS * (UNIT / F::GROUP) + index;
+                    let (scale, min) = F::group(&opens[row], group);
+                    let sum = if F::GROUP == UNIT {
+                        info.sum
+                    } else {
+                        i32::from(info.halves[index])
+                    };
+                    let mut dot = -F::ZERO * sum;
+                    for (column, &x) in x.iter().enumerate() {
+                        let column = index * F::GROUP + column;
+                        let code = codes[64 * (column / 4) + 4 * row + column % 4];
+                        let code = if F::SIGNED {
+                            i32::from(code as i8)
+                        } else {
+                            i32::from(code)
+                        };
+                        dot += code * i32::from(x);
+                    }
+                    *acc = (dot as f32).mul_add(scale * info.scale, *acc);
+                    if F::MINS {
+                        *acc = (-min).mul_add(info.scale * sum as f32, *acc);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As [`quantised_tile`], for F32, F16 and BF16.
+pub(super) fn float_tile(ty: GgmlType, job: &TileJob<'_>, acc: &mut [f32]) {
+    acc.fill(0.0);
+    let mut column = vec![0f32; job.cols];
+    for row in 0..ROWS {
+        super::pack::dequantize_floats(ty, job.tile, row, &mut column);
+        for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
+            let x = &job.x[m * job.cols..][..job.cols];
+            for (x, w) in x.chunks(FLOAT_CHUNK).zip(column.chunks(FLOAT_CHUNK)) {
+                acc[row] += x.iter().zip(w).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum));
+            }
+        }
+    }
+}
