@@ -1,0 +1,166 @@
+//! The rows of a step's logits to tokens and log-probabilities, several rows at a time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Storage, Tensor};
+use engram_models::ModelError;
+
+use crate::batch::RowUse;
+use crate::request::Logprobs;
+use crate::sampler::{Sampler, SamplerState, is_finite};
+use crate::scheduler::Scheduler;
+use crate::sequence::SeqId;
+use crate::session::Session;
+
+/// What a row came to.
+#[derive(Debug)]
+pub(crate) enum Chosen {
+    /// The next token of a sequence.
+    Token {
+        id: SeqId,
+        token: u32,
+        logprobs: Option<Logprobs>,
+    },
+    /// The log-probabilities of the next prompt position of a sequence.
+    Score { id: SeqId, logprobs: Logprobs },
+    /// The row held NaN or an infinity.
+    NotFinite { id: SeqId },
+}
+
+/// A row's task: everything needed, so that any worker may do it.
+enum Job<'a> {
+    Sample {
+        id: SeqId,
+        state: &'a SamplerState,
+        position: usize,
+    },
+    Score {
+        id: SeqId,
+        token: u32,
+        alternatives: usize,
+    },
+}
+
+/// Samplers with their buffers, lent to whichever worker takes a row. The lock is held to take one out
+/// or put it back.
+#[derive(Default)]
+pub(crate) struct RowSampler {
+    samplers: Mutex<Vec<Sampler>>,
+}
+
+impl RowSampler {
+    /// Does what `uses` says with each row of `logits`, `[rows, vocab]`; in the order of the rows.
+    pub fn choose(
+        &self,
+        logits: &Tensor,
+        uses: &[RowUse],
+        scheduler: &Scheduler,
+        sessions: &HashMap<SeqId, Session>,
+    ) -> Result<Vec<Chosen>, ModelError> {
+        if uses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (rows, vocab) = logits.dims2()?;
+        if rows != uses.len() || vocab == 0 {
+            let text = format!(
+                "the model gave logits [{rows}, {vocab}], {} rows were wanted",
+                uses.len()
+            );
+            return Err(candle_core::Error::Msg(text).into());
+        }
+        let jobs: Vec<Option<Job>> = uses
+            .iter()
+            .map(|use_| job(use_, scheduler, sessions))
+            .collect();
+        let done: Vec<Mutex<Option<Chosen>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+        with_values(logits, |values| {
+            engram_kernels::pool().run(rows, &|row| {
+                if let Some(job) = &jobs[row] {
+                    let chosen = self
+                        .with_sampler(|s| do_job(s, job, &values[row * vocab..(row + 1) * vocab]));
+                    *done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
+                }
+            });
+        })?;
+        Ok(done
+            .into_iter()
+            .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect())
+    }
+
+    /// False if `logits` holds NaN or an infinity.
+    pub fn are_finite(&self, logits: &Tensor) -> Result<bool, ModelError> {
+        with_values(logits, is_finite)
+    }
+
+    fn with_sampler<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
+        let lock = || self.samplers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sampler = lock().pop().unwrap_or_default();
+        let result = work(&mut sampler);
+        lock().push(sampler);
+        result
+    }
+}
+
+fn job<'a>(
+    use_: &RowUse,
+    scheduler: &Scheduler,
+    sessions: &'a HashMap<SeqId, Session>,
+) -> Option<Job<'a>> {
+    match *use_ {
+        RowUse::Sample { id } => {
+            let position = scheduler.sequence(id)?.output_len();
+            Some(Job::Sample {
+                id,
+                state: &sessions.get(&id)?.sampler,
+                position,
+            })
+        }
+        RowUse::Score { id, position } => {
+            let token = *scheduler.sequence(id)?.tokens().get(position + 1)?;
+            let alternatives = sessions.get(&id)?.scores.as_ref()?.alternatives;
+            Some(Job::Score {
+                id,
+                token,
+                alternatives,
+            })
+        }
+    }
+}
+
+fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
+    match *job {
+        Job::Sample {
+            id,
+            state,
+            position,
+        } => match sampler.sample(row, state, position) {
+            Ok(sampled) => Chosen::Token {
+                id,
+                token: sampled.id,
+                logprobs: sampled.logprobs,
+            },
+            Err(_) => Chosen::NotFinite { id },
+        },
+        Job::Score { id, .. } if !is_finite(row) => Chosen::NotFinite { id },
+        Job::Score {
+            id,
+            token,
+            alternatives,
+        } => Chosen::Score {
+            id,
+            logprobs: sampler.logprobs(row, token, alternatives),
+        },
+    }
+}
+
+/// Looks at a tensor's values in order: in place if they lie so on the CPU, else in a copy.
+fn with_values<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T, ModelError> {
+    let (storage, layout) = tensor.storage_and_layout();
+    if let (Storage::Cpu(cpu), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
+        return Ok(look(&cpu.as_slice::<f32>()?[start..end]));
+    }
+    drop(storage);
+    Ok(look(&tensor.flatten_all()?.to_vec1::<f32>()?))
+}
