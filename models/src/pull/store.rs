@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::disk::set_aside;
+use super::disk::{FolderLock, set_aside};
 use super::error::PullError;
 use super::hub_cache::{HubCache, Snapshot, promised_sha256};
 use super::select::select;
@@ -369,6 +369,8 @@ pub fn remove(name: &str, options: &PullOptions) -> Result<Removed, PullError> {
         };
     };
     let folder = store.folder(&entry.id);
+    let lock = options.lock(&entry.id);
+    let _lock = FolderLock::acquire(&lock, &entry.id, options.progress.as_ref())?;
     let mut removed = Removed::default();
     if folder.is_dir() {
         for file in &entry.files {

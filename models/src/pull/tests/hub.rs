@@ -325,7 +325,7 @@ fn a_hub_that_refuses_or_hangs_is_told() {
     check(|| Reply::Status(401), "set HF_TOKEN");
     check(|| Reply::Status(404), "not found");
     check(|| Reply::Status(500), "500");
-    check(|| Reply::Hang, "HTTP request error");
+    check(|| Reply::Hang, "cannot be reached: operation timed out");
     check(|| Reply::Document("application/json", "[]".into()), "o/r");
     check(
         || Reply::Document("application/json", r#"{"id":"o/r","sha":"../../x"}"#.into()),
@@ -338,6 +338,36 @@ fn a_hub_that_refuses_or_hangs_is_told() {
     assert!(
         error.contains("cannot get `o/r`; tried\n  hub http://127.0.0.1:"),
         "{error}"
+    );
+}
+
+#[test]
+fn a_renamed_repository_is_followed() {
+    let data = bytes(150_000, 11);
+    let served = Arc::clone(&data);
+    let server = Server::start(move |request, _| {
+        match (
+            request.method.as_str(),
+            request.path.split_once("/resolve/"),
+        ) {
+            (_, None) => {
+                let files = r#"[{"rfilename":"x-Q4_K_M.gguf"}]"#;
+                let info = format!(r#"{{"id":"O/R","sha":"{COMMIT}","siblings":{files}}}"#);
+                Reply::Document("application/json", info)
+            }
+            (_, Some(("/o/r", rest))) => Reply::Redirect(format!("/O/R/resolve/{rest}")),
+            ("HEAD", _) => Reply::Head(sha256(&served), served.len()),
+            _ => Reply::File(Arc::clone(&served)),
+        }
+    });
+    let mut home = Home::new();
+    home.options.hub.endpoint = server.address.clone();
+    home.options.hub.token = Some("hf_secret".to_string());
+    assert!(weights(&resolve("o/r", &home.options).expect("fetched")) == *data);
+    let asked = server.requests();
+    assert!(
+        asked.iter().all(|request| request.authorization.is_some()),
+        "{asked:?}"
     );
 }
 
