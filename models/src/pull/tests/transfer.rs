@@ -17,12 +17,7 @@ use crate::pull::test_server::{Reply, Server};
 fn fetch(home: &Home, address: &str, expected: Option<u64>, part: &Path) -> Result<u64, PullError> {
     let http = Http::new(home.options.timeouts)?;
     let url = Url::parse(&format!("{address}/file")).expect("address");
-    let transfer = Transfer {
-        name: "file",
-        url: &url,
-        token: None,
-        bytes: expected,
-    };
+    let transfer = Transfer { name: "file", url: &url, token: None, bytes: expected };
     http.fetch(&transfer, part, home.options.progress.as_ref())
 }
 
@@ -34,17 +29,11 @@ fn a_line_that_breaks_is_picked_up_where_it_broke() {
     let home = Home::new();
     for expected in [Some(200_000), None] {
         let part = home.folder.path().join(format!("{expected:?}.part"));
-        assert_eq!(
-            fetch(&home, &server.address, expected, &part).expect("whole"),
-            200_000
-        );
+        assert_eq!(fetch(&home, &server.address, expected, &part).expect("whole"), 200_000);
         assert!(fs::read(&part).expect("part") == *data, "the pieces join");
     }
     let ranges = server.ranges("/file");
-    assert!(
-        ranges.contains(&65_536) && ranges.contains(&131_072),
-        "{ranges:?}"
-    );
+    assert!(ranges.contains(&65_536) && ranges.contains(&131_072), "{ranges:?}");
 }
 
 #[test]
@@ -55,25 +44,16 @@ fn bytes_left_by_an_earlier_run_are_not_fetched_again() {
     let home = Home::new();
     let part = home.folder.path().join("part");
     fs::write(&part, &data[..70_001]).expect("left over");
-    assert_eq!(
-        fetch(&home, &server.address, Some(100_000), &part).expect("whole"),
-        100_000
-    );
+    assert_eq!(fetch(&home, &server.address, Some(100_000), &part).expect("whole"), 100_000);
     assert_eq!(server.ranges("/file"), [70_001]);
     assert!(fs::read(&part).expect("part") == *data);
     // All there: nothing is asked; without a known size the server says so (416).
     fetch(&home, &server.address, Some(100_000), &part).expect("whole");
     assert_eq!(server.ranges("/file").len(), 1);
-    assert_eq!(
-        fetch(&home, &server.address, None, &part).expect("whole"),
-        100_000
-    );
+    assert_eq!(fetch(&home, &server.address, None, &part).expect("whole"), 100_000);
     // More than there should be: from the start.
     fs::write(&part, bytes(100_001, 3).as_slice()).expect("too long");
-    assert_eq!(
-        fetch(&home, &server.address, Some(100_000), &part).expect("whole"),
-        100_000
-    );
+    assert_eq!(fetch(&home, &server.address, Some(100_000), &part).expect("whole"), 100_000);
     assert!(fs::read(&part).expect("part") == *data);
 }
 
@@ -85,10 +65,7 @@ fn a_server_without_ranges_sends_all_of_it() {
     let home = Home::new();
     let part = home.folder.path().join("part");
     fs::write(&part, &data[..100]).expect("left over");
-    assert_eq!(
-        fetch(&home, &server.address, Some(50_000), &part).expect("whole"),
-        50_000
-    );
+    assert_eq!(fetch(&home, &server.address, Some(50_000), &part).expect("whole"), 50_000);
     assert!(fs::read(&part).expect("part") == *data);
 }
 
@@ -98,43 +75,18 @@ fn what_cannot_work_is_given_up_in_time() {
         let server = Server::start(move |_, _| reply());
         let home = Home::new();
         let started = Instant::now();
-        let error = fetch(
-            &home,
-            &server.address,
-            expected,
-            &home.folder.path().join("part"),
-        )
-        .expect_err(told);
+        let error = fetch(&home, &server.address, expected, &home.folder.path().join("part")).expect_err(told);
         let text = error.chain();
         assert!(text.contains(told), "{text}");
         assert_eq!(server.requests().len(), requests, "{told}");
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "{told}: {:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < Duration::from_secs(5), "{told}: {:?}", started.elapsed());
     };
     check(|| Reply::Status(404), None, 1, "HTTP 404 (not there)");
-    check(
-        || Reply::Status(403),
-        None,
-        1,
-        "HTTP 403 (refused: set HF_TOKEN",
-    );
+    check(|| Reply::Status(403), None, 1, "HTTP 403 (refused: set HF_TOKEN");
     check(|| Reply::Status(503), None, 3, "HTTP 503");
     check(|| Reply::Hang, None, 3, "timed out");
-    check(
-        || Reply::Rangeless(bytes(20, 5)),
-        Some(10),
-        1,
-        "10 bytes were announced, 20 came",
-    );
-    check(
-        || Reply::Rangeless(bytes(20, 5)),
-        Some(30),
-        4,
-        "30 bytes were announced, 20 came",
-    );
+    check(|| Reply::Rangeless(bytes(20, 5)), Some(10), 1, "10 bytes were announced, 20 came");
+    check(|| Reply::Rangeless(bytes(20, 5)), Some(30), 4, "30 bytes were announced, 20 came");
     check(|| Reply::Cut(bytes(20, 5), 0), None, 3, "/file");
 }
 
@@ -150,10 +102,7 @@ fn a_server_that_falters_is_asked_again() {
     });
     let home = Home::new();
     let part = home.folder.path().join("part");
-    assert_eq!(
-        fetch(&home, &server.address, Some(30_000), &part).expect("whole"),
-        30_000
-    );
+    assert_eq!(fetch(&home, &server.address, Some(30_000), &part).expect("whole"), 30_000);
     assert!(fs::read(&part).expect("part") == *data);
 }
 
@@ -181,11 +130,7 @@ fn a_killed_download_goes_on() {
     let home = Home::new();
     let part = home.folder.path().join("part");
     let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args([
-            "--ignored",
-            "--exact",
-            "pull::tests::transfer::fetch_until_killed",
-        ])
+        .args(["--ignored", "--exact", "pull::tests::transfer::fetch_until_killed"])
         .env(CHILD, format!("{} {}", server.address, part.display()))
         .stdout(Stdio::null())
         .spawn()
@@ -198,15 +143,9 @@ fn a_killed_download_goes_on() {
     child.kill().expect("SIGKILL");
     child.wait().expect("reaped");
     let kept = here();
-    assert!(kept >= 50_000 && kept < 400_000, "{kept} bytes when killed");
-    assert_eq!(
-        fetch(&home, &server.address, Some(400_000), &part).expect("whole"),
-        400_000
-    );
-    assert_eq!(
-        server.ranges("/file"),
-        [0, usize::try_from(kept).expect("small")]
-    );
+    assert!((50_000..400_000).contains(&kept), "{kept} bytes when killed");
+    assert_eq!(fetch(&home, &server.address, Some(400_000), &part).expect("whole"), 400_000);
+    assert_eq!(server.ranges("/file"), [0, usize::try_from(kept).expect("small")]);
     assert!(fs::read(&part).expect("part") == *data);
 }
 
