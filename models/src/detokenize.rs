@@ -17,10 +17,7 @@ pub struct DecodeOptions {
 
 impl DecodeOptions {
     /// For tokens a model generates after a prompt.
-    pub const GENERATED: DecodeOptions = DecodeOptions {
-        skip_special: true,
-        text_start: false,
-    };
+    pub const GENERATED: DecodeOptions = DecodeOptions { skip_special: true, text_start: false };
 }
 
 /// Text of one sequence, token by token.
@@ -37,12 +34,7 @@ pub struct DecodeStream {
 impl DecodeStream {
     pub(crate) fn new(tokenizer: Tokenizer, options: DecodeOptions) -> Self {
         let drop_space = options.text_start && tokenizer.drops_leading_space();
-        DecodeStream {
-            tokenizer,
-            skip_special: options.skip_special,
-            drop_space,
-            pending: Vec::new(),
-        }
+        DecodeStream { tokenizer, skip_special: options.skip_special, drop_space, pending: Vec::new() }
     }
 
     /// Takes the next id; gives the text that is certain now, if any. An id beyond the vocabulary gives none.

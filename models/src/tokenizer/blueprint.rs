@@ -86,11 +86,7 @@ impl SpecialIds {
         ];
         for (key, id) in all {
             if let Some(id) = id.filter(|&id| id as usize >= tokens) {
-                return Err(TokenizerError::SpecialOutOfRange {
-                    key,
-                    id: id.into(),
-                    tokens,
-                });
+                return Err(TokenizerError::SpecialOutOfRange { key, id: id.into(), tokens });
             }
         }
         Ok(())
@@ -139,17 +135,10 @@ impl Blueprint {
     pub(super) fn check_sizes(&self) -> Result<(), TokenizerError> {
         let count = self.tokens.len();
         if count == 0 {
-            return Err(TokenizerError::Missing {
-                part: "the token list",
-                model: "BPE",
-            });
+            return Err(TokenizerError::Missing { part: "the token list", model: "BPE" });
         }
         if count > MAX_TOKENS {
-            return Err(TokenizerError::TooMany {
-                part: "the token list",
-                found: count,
-                limit: MAX_TOKENS,
-            });
+            return Err(TokenizerError::TooMany { part: "the token list", found: count, limit: MAX_TOKENS });
         }
         if self.merges.len() > MAX_MERGES {
             return Err(TokenizerError::TooMany {
@@ -160,11 +149,7 @@ impl Blueprint {
         }
         for (id, text) in self.tokens.iter().enumerate() {
             if text.len() > LONGEST_TOKEN {
-                return Err(TokenizerError::TokenTooLong {
-                    id: id as u32,
-                    bytes: text.len(),
-                    limit: LONGEST_TOKEN,
-                });
+                return Err(TokenizerError::TokenTooLong { id: id as u32, bytes: text.len(), limit: LONGEST_TOKEN });
             }
         }
         self.ids.check(count)
@@ -211,32 +196,17 @@ impl Blueprint {
                 continue;
             };
             if let Some(first) = seen.insert(text, id) {
-                return Err(TokenizerError::DuplicateToken {
-                    first,
-                    second: id,
-                    text: text.clone(),
-                });
+                return Err(TokenizerError::DuplicateToken { first, second: id, text: text.clone() });
             }
             let strips = self.strips.get(&id).copied().unwrap_or_default();
-            specials.push(SpecialToken {
-                id,
-                text: text.clone(),
-                class,
-                lstrip: strips.left,
-                rstrip: strips.right,
-            });
+            specials.push(SpecialToken { id, text: text.clone(), class, lstrip: strips.left, rstrip: strips.right });
         }
         SpecialTokens::new(specials)
     }
 
     /// Raw bytes of every token.
     pub(super) fn table(&self) -> Result<TokenTable, TokenizerError> {
-        TokenTable::new(
-            &self.tokens,
-            &self.kinds,
-            self.byte_level,
-            self.byte_fallback,
-        )
+        TokenTable::new(&self.tokens, &self.kinds, self.byte_level, self.byte_fallback)
     }
 
     /// The tokens that text may become: control tokens are left out, so that no merge can form one.
@@ -244,17 +214,12 @@ impl Blueprint {
         let mut vocabulary = Vocab::default();
         for (id, (text, &kind)) in self.tokens.iter().zip(&self.kinds).enumerate() {
             let id = id as u32;
-            let unk = self.ids.unk == Some(id);
-            if text.is_empty() || (matches!(kind, TokenKind::Control | TokenKind::Unknown) && !unk)
-            {
+            let unk = !self.byte_level && self.ids.unk == Some(id);
+            if text.is_empty() || (matches!(kind, TokenKind::Control | TokenKind::Unknown) && !unk) {
                 continue;
             }
             if let Some(first) = vocabulary.insert(text.clone(), id) {
-                return Err(TokenizerError::DuplicateToken {
-                    first,
-                    second: id,
-                    text: text.clone(),
-                });
+                return Err(TokenizerError::DuplicateToken { first, second: id, text: text.clone() });
             }
         }
         Ok(vocabulary)
@@ -274,17 +239,12 @@ impl Blueprint {
         if let Some(unk) = self.ids.unk.filter(|_| !self.byte_level) {
             builder = builder.unk_token(self.tokens[unk as usize].clone());
         }
-        builder.build().map_err(|error| TokenizerError::Build {
-            reason: error.to_string(),
-        })
+        builder.build().map_err(|error| TokenizerError::Build { reason: error.to_string() })
     }
 
     /// The merges that text may use. A side or result that is no token at all is an error; one that is a control token
     /// is left out, because user text must not become it.
-    fn checked_merges(
-        &mut self,
-        vocabulary: &Vocab,
-    ) -> Result<Vec<(String, String)>, TokenizerError> {
+    fn checked_merges(&mut self, vocabulary: &Vocab) -> Result<Vec<(String, String)>, TokenizerError> {
         let withheld: std::collections::HashSet<&str> = self
             .tokens
             .iter()
@@ -296,31 +256,19 @@ impl Blueprint {
         let mut merged = String::new();
         for (index, (left, right)) in std::mem::take(&mut self.merges).into_iter().enumerate() {
             if left.is_empty() || right.is_empty() {
-                return Err(TokenizerError::BadMerge {
-                    index,
-                    text: format!("{left} {right}"),
-                });
+                return Err(TokenizerError::BadMerge { index, text: format!("{left} {right}") });
             }
             merged.clear();
             merged.push_str(&left);
             merged.push_str(&right);
             let needed = [&left, &right, &merged];
-            let unknown = needed.iter().find(|text| {
-                !vocabulary.contains_key(text.as_str()) && !withheld.contains(text.as_str())
-            });
+            let unknown =
+                needed.iter().find(|text| !vocabulary.contains_key(text.as_str()) && !withheld.contains(text.as_str()));
             if let Some(&missing) = unknown {
                 let missing = missing.clone();
-                return Err(TokenizerError::MergeUnknownToken {
-                    index,
-                    left,
-                    right,
-                    missing,
-                });
+                return Err(TokenizerError::MergeUnknownToken { index, left, right, missing });
             }
-            if needed
-                .iter()
-                .all(|text| vocabulary.contains_key(text.as_str()))
-            {
+            if needed.iter().all(|text| vocabulary.contains_key(text.as_str())) {
                 checked.push((left, right));
             }
         }

@@ -4,9 +4,7 @@ use crate::gguf::MetadataError;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// `tokenizer.ggml.model` names a vocabulary kind that no pipeline here reads.
-    #[error(
-        "tokenizer model `{found}` is not supported, known: `gpt2` (byte-level BPE), `llama` (SentencePiece)"
-    )]
+    #[error("tokenizer model `{found}` is not supported, known: `gpt2` (byte-level BPE), `llama` (SentencePiece)")]
     UnknownModel {
         /// What the file says.
         found: String,
@@ -107,9 +105,7 @@ pub enum TokenizerError {
         text: String,
     },
     /// A merge whose side or result is not in the vocabulary.
-    #[error(
-        "merge {index} (`{left}` + `{right}`) needs the token `{missing}`, which the vocabulary lacks"
-    )]
+    #[error("merge {index} (`{left}` + `{right}`) needs the token `{missing}`, which the vocabulary lacks")]
     MergeUnknownToken {
         /// Line of the merge list, from 0.
         index: usize,

@@ -14,48 +14,25 @@ use super::special::looks_like_control;
 use super::split::{GPT2, SplitRule};
 
 fn bad(reason: impl Into<String>) -> TokenizerError {
-    TokenizerError::BadJson {
-        file: "tokenizer.json",
-        reason: reason.into(),
-    }
+    TokenizerError::BadJson { file: "tokenizer.json", reason: reason.into() }
 }
 
 fn unsupported(part: impl Into<String>, found: &Value, known: &'static str) -> TokenizerError {
-    let found = found["type"].as_str().map_or_else(
-        || found.to_string().chars().take(200).collect(),
-        str::to_owned,
-    );
-    TokenizerError::Unsupported {
-        part: part.into(),
-        found,
-        known,
-    }
+    let found = found["type"].as_str().map_or_else(|| found.to_string().chars().take(200).collect(), str::to_owned);
+    TokenizerError::Unsupported { part: part.into(), found, known }
 }
 
 /// Reads both files' texts.
-pub(super) fn blueprint(
-    tokenizer: &str,
-    config: Option<&str>,
-) -> Result<Blueprint, TokenizerError> {
+pub(super) fn blueprint(tokenizer: &str, config: Option<&str>) -> Result<Blueprint, TokenizerError> {
     let file: Value = serde_json::from_str(tokenizer).map_err(|error| bad(error.to_string()))?;
     let config: Value = match config {
-        Some(text) => serde_json::from_str(text).map_err(|error| TokenizerError::BadJson {
-            file: "tokenizer_config.json",
-            reason: error.to_string(),
-        })?,
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| TokenizerError::BadJson { file: "tokenizer_config.json", reason: error.to_string() })?,
         None => Value::Null,
     };
     let model = &file["model"];
     // Old files leave the type out; BPE is the kind that has merges.
-    if model["type"]
-        .as_str()
-        .unwrap_or(if model["merges"].is_array() {
-            "BPE"
-        } else {
-            ""
-        })
-        != "BPE"
-    {
+    if model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "" }) != "BPE" {
         return Err(unsupported("model", model, "BPE"));
     }
     for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
@@ -95,10 +72,7 @@ fn chat_template(field: &Value) -> Option<String> {
     match field {
         Value::String(text) => Some(text.clone()),
         Value::Array(several) => {
-            let named = several
-                .iter()
-                .find(|entry| entry["name"] == "default")
-                .or(several.first())?;
+            let named = several.iter().find(|entry| entry["name"] == "default").or(several.first())?;
             named["template"].as_str().map(str::to_owned)
         }
         _ => None,
@@ -115,16 +89,10 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn place(&mut self, text: &str, id: &Value, kind: TokenKind) -> Result<u32, TokenizerError> {
-        let id = id
-            .as_u64()
-            .ok_or_else(|| bad(format!("the id of `{text}` is {id}, expected a number")))?;
+        let id = id.as_u64().ok_or_else(|| bad(format!("the id of `{text}` is {id}, expected a number")))?;
         let index = usize::try_from(id).ok().filter(|&index| index < MAX_TOKENS);
         let Some(index) = index else {
-            return Err(TokenizerError::SpecialOutOfRange {
-                key: "an id of the vocabulary",
-                id,
-                tokens: MAX_TOKENS,
-            });
+            return Err(TokenizerError::SpecialOutOfRange { key: "an id of the vocabulary", id, tokens: MAX_TOKENS });
         };
         if index >= self.tokens.len() {
             self.tokens.resize(index + 1, String::new());
@@ -142,17 +110,10 @@ impl Vocabulary {
 
     fn read_model(&mut self, model: &Value) -> Result<(), TokenizerError> {
         let Some(vocabulary) = model["vocab"].as_object() else {
-            return Err(TokenizerError::Missing {
-                part: "model.vocab",
-                model: "tokenizer.json BPE",
-            });
+            return Err(TokenizerError::Missing { part: "model.vocab", model: "tokenizer.json BPE" });
         };
         if vocabulary.len() > MAX_TOKENS {
-            return Err(TokenizerError::TooMany {
-                part: "model.vocab",
-                found: vocabulary.len(),
-                limit: MAX_TOKENS,
-            });
+            return Err(TokenizerError::TooMany { part: "model.vocab", found: vocabulary.len(), limit: MAX_TOKENS });
         }
         for (text, id) in vocabulary {
             self.place(text, id, TokenKind::Normal)?;
@@ -167,16 +128,9 @@ impl Vocabulary {
             };
             let flag = |name: &str| token[name].as_bool().unwrap_or(false);
             let control = flag("special") || looks_like_control(text);
-            let kind = if control {
-                TokenKind::Control
-            } else {
-                TokenKind::UserDefined
-            };
+            let kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
             let id = self.place(text, &token["id"], kind)?;
-            let strips = Strips {
-                left: flag("lstrip"),
-                right: flag("rstrip"),
-            };
+            let strips = Strips { left: flag("lstrip"), right: flag("rstrip") };
             if strips.left || strips.right {
                 self.strips.insert(id, strips);
             }
@@ -191,9 +145,7 @@ impl Vocabulary {
             let text = field.as_str().or_else(|| field["content"].as_str())?;
             self.by_text.get(text).copied()
         };
-        let unk = model["unk_token"]
-            .as_str()
-            .and_then(|text| self.by_text.get(text).copied());
+        let unk = model["unk_token"].as_str().and_then(|text| self.by_text.get(text).copied());
         SpecialIds {
             bos: named("bos_token"),
             eos: named("eos_token"),
@@ -206,10 +158,7 @@ impl Vocabulary {
 
 fn merges(model: &Value) -> Result<Vec<(String, String)>, TokenizerError> {
     let Some(lines) = model["merges"].as_array() else {
-        return Err(TokenizerError::Missing {
-            part: "model.merges",
-            model: "tokenizer.json BPE",
-        });
+        return Err(TokenizerError::Missing { part: "model.merges", model: "tokenizer.json BPE" });
     };
     let sides = |line: &Value| -> Option<(String, String)> {
         if let Some(text) = line.as_str() {
@@ -222,10 +171,8 @@ fn merges(model: &Value) -> Result<Vec<(String, String)>, TokenizerError> {
         }
     };
     let merge = |(index, line): (usize, &Value)| {
-        sides(line).ok_or_else(|| TokenizerError::BadMerge {
-            index,
-            text: line.to_string().chars().take(200).collect(),
-        })
+        sides(line)
+            .ok_or_else(|| TokenizerError::BadMerge { index, text: line.to_string().chars().take(200).collect() })
     };
     lines.iter().enumerate().map(merge).collect()
 }
@@ -243,18 +190,9 @@ impl Pipeline {
         if step.is_null() {
             return Ok(());
         }
-        let step = match (
-            step["type"].as_str(),
-            step["pattern"]["String"].as_str(),
-            step["content"].as_str(),
-        ) {
+        let step = match (step["type"].as_str(), step["pattern"]["String"].as_str(), step["content"].as_str()) {
             (Some("Sequence"), ..) => {
-                for (index, inner) in step["normalizers"]
-                    .as_array()
-                    .map_or(&[][..], Vec::as_slice)
-                    .iter()
-                    .enumerate()
-                {
+                for (index, inner) in step["normalizers"].as_array().map_or(&[][..], Vec::as_slice).iter().enumerate() {
                     if inner["type"] == "Sequence" {
                         return Err(unsupported(format!("{part}[{index}]"), inner, KNOWN));
                     }
@@ -263,19 +201,12 @@ impl Pipeline {
                 return Ok(());
             }
             (Some("NFC"), ..) => NormalizeStep::Compose,
-            (Some("Replace"), Some(from), Some(to)) if !from.is_empty() => NormalizeStep::Replace {
-                from: from.to_owned(),
-                to: to.to_owned(),
-            },
+            (Some("Replace"), Some(from), Some(to)) if !from.is_empty() => {
+                NormalizeStep::Replace { from: from.to_owned(), to: to.to_owned() }
+            }
             (Some("Prepend"), ..) => {
-                let text = step["prepend"]
-                    .as_str()
-                    .ok_or_else(|| unsupported(part, step, KNOWN))?;
-                NormalizeStep::Prefix {
-                    text: text.to_owned(),
-                    unless_there: false,
-                    first_only: false,
-                }
+                let text = step["prepend"].as_str().ok_or_else(|| unsupported(part, step, KNOWN))?;
+                NormalizeStep::Prefix { text: text.to_owned(), unless_there: false, first_only: false }
             }
             _ => return Err(unsupported(part, step, KNOWN)),
         };
@@ -290,11 +221,7 @@ impl Pipeline {
         }
         match step["type"].as_str() {
             Some("Sequence") => {
-                for (index, inner) in step["pretokenizers"]
-                    .as_array()
-                    .map_or(&[][..], Vec::as_slice)
-                    .iter()
-                    .enumerate()
+                for (index, inner) in step["pretokenizers"].as_array().map_or(&[][..], Vec::as_slice).iter().enumerate()
                 {
                     if inner["type"] == "Sequence" || self.byte_level {
                         return Err(unsupported(format!("{part}[{index}]"), inner, KNOWN));
@@ -305,11 +232,7 @@ impl Pipeline {
             Some("ByteLevel") => {
                 if step["add_prefix_space"].as_bool().unwrap_or(true) {
                     if !self.splits.is_empty() {
-                        return Err(unsupported(
-                            format!("{part}.add_prefix_space after a split"),
-                            step,
-                            KNOWN,
-                        ));
+                        return Err(unsupported(format!("{part}.add_prefix_space after a split"), step, KNOWN));
                     }
                     self.normalize.push(NormalizeStep::Prefix {
                         text: " ".to_owned(),
@@ -324,28 +247,16 @@ impl Pipeline {
             }
             Some("Digits") => {
                 let each = step["individual_digits"].as_bool().unwrap_or(false);
-                self.splits.push(SplitRule::new(
-                    if each { r"\p{N}" } else { r"\p{N}+" },
-                    part,
-                )?);
+                self.splits.push(SplitRule::new(if each { r"\p{N}" } else { r"\p{N}+" }, part)?);
             }
             Some("Split") => {
                 let isolated = step["behavior"] == "Isolated";
-                let (regex, literal) = (
-                    step["pattern"]["Regex"].as_str(),
-                    step["pattern"]["String"].as_str(),
-                );
-                let pattern = regex
-                    .map(str::to_owned)
-                    .or_else(|| literal.map(regex::escape));
+                let (regex, literal) = (step["pattern"]["Regex"].as_str(), step["pattern"]["String"].as_str());
+                let pattern = regex.map(str::to_owned).or_else(|| literal.map(regex::escape));
                 match pattern.filter(|_| isolated) {
                     Some(pattern) => self.splits.push(SplitRule::new(&pattern, part)?),
                     None => {
-                        return Err(unsupported(
-                            format!("{part} with behavior {}", step["behavior"]),
-                            step,
-                            KNOWN,
-                        ));
+                        return Err(unsupported(format!("{part} with behavior {}", step["behavior"]), step, KNOWN));
                     }
                 }
             }
@@ -357,29 +268,17 @@ impl Pipeline {
 
     fn read_metaspace(&mut self, step: &Value, part: &str) -> Result<(), TokenizerError> {
         let space = step["replacement"].as_str().unwrap_or(VISIBLE_SPACE);
-        self.normalize.push(NormalizeStep::Replace {
-            from: " ".to_owned(),
-            to: space.to_owned(),
-        });
+        self.normalize.push(NormalizeStep::Replace { from: " ".to_owned(), to: space.to_owned() });
         // Files before `prepend_scheme` say `add_prefix_space`.
-        let before = if step["add_prefix_space"].as_bool().unwrap_or(true) {
-            "always"
-        } else {
-            "never"
-        };
+        let before = if step["add_prefix_space"].as_bool().unwrap_or(true) { "always" } else { "never" };
         let scheme = step["prepend_scheme"].as_str().unwrap_or(before);
         if scheme != "never" {
             let first_only = scheme == "first";
-            self.normalize.push(NormalizeStep::Prefix {
-                text: space.to_owned(),
-                unless_there: true,
-                first_only,
-            });
+            self.normalize.push(NormalizeStep::Prefix { text: space.to_owned(), unless_there: true, first_only });
         }
         if step["split"].as_bool().unwrap_or(true) {
             let space = regex::escape(space);
-            self.splits
-                .push(SplitRule::new(&format!("{space}[^{space}]*"), part)?);
+            self.splits.push(SplitRule::new(&format!("{space}[^{space}]*"), part)?);
         }
         Ok(())
     }
@@ -392,38 +291,22 @@ fn drops_leading_space(decoder: &Value) -> bool {
         Some("Metaspace") => step["prepend_scheme"] != "never",
         _ => false,
     };
-    drops(decoder)
-        || decoder["decoders"]
-            .as_array()
-            .is_some_and(|steps| steps.iter().any(drops))
+    drops(decoder) || decoder["decoders"].as_array().is_some_and(|steps| steps.iter().any(drops))
 }
 
 /// Whether begin and end tokens are added: as tokenizer_config.json says, else as the post-processor's template does.
-fn added_ends(
-    post: &Value,
-    config: &Value,
-    ids: &SpecialIds,
-    vocabulary: &Vocabulary,
-) -> (bool, bool) {
+fn added_ends(post: &Value, config: &Value, ids: &SpecialIds, vocabulary: &Vocabulary) -> (bool, bool) {
     let steps: Vec<&Value> = match post["processors"].as_array() {
         Some(processors) => processors.iter().collect(),
         None => vec![post],
     };
-    let template = steps
-        .iter()
-        .find(|step| step["type"] == "TemplateProcessing")
-        .map(|step| &step["single"]);
+    let template = steps.iter().find(|step| step["type"] == "TemplateProcessing").map(|step| &step["single"]);
     let special_at = |entry: Option<&Value>| {
         let text = entry?["SpecialToken"]["id"].as_str()?;
         vocabulary.by_text.get(text).copied()
     };
-    let entries = template
-        .and_then(Value::as_array)
-        .map_or(&[][..], Vec::as_slice);
+    let entries = template.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let first = special_at(entries.first()).is_some_and(|id| ids.bos.is_none_or(|bos| bos == id));
     let last = special_at(entries.last()).is_some_and(|id| ids.eos == Some(id));
-    (
-        config["add_bos_token"].as_bool().unwrap_or(first),
-        config["add_eos_token"].as_bool().unwrap_or(last),
-    )
+    (config["add_bos_token"].as_bool().unwrap_or(first), config["add_eos_token"].as_bool().unwrap_or(last))
 }

@@ -15,7 +15,7 @@ mod special;
 mod split;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -87,13 +87,9 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::from_json`]; a file that cannot be read is `BadJson` with the system's reason.
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
-        let tokenizer =
-            std::fs::read_to_string(folder.join("tokenizer.json")).map_err(|error| {
-                TokenizerError::BadJson {
-                    file: "tokenizer.json",
-                    reason: format!("{}: {error}", folder.display()),
-                }
-            })?;
+        let tokenizer = std::fs::read_to_string(folder.join("tokenizer.json")).map_err(|error| {
+            TokenizerError::BadJson { file: "tokenizer.json", reason: format!("{}: {error}", folder.display()) }
+        })?;
         let config = std::fs::read_to_string(folder.join("tokenizer_config.json")).ok();
         let mut blueprint = json::blueprint(&tokenizer, config.as_deref())?;
         if let Ok(template) = std::fs::read_to_string(folder.join("chat_template.jinja")) {
@@ -137,10 +133,7 @@ impl Tokenizer {
     /// Ids of `text` as a prompt of its own: [`Tokenizer::encode`] after the begin token, where the model wants one.
     pub fn encode_prompt(&self, text: &str, specials: Specials) -> Vec<u32> {
         let mut ids = self.encode(text, specials);
-        if let Some(bos) = self
-            .bos()
-            .filter(|&bos| self.0.add_bos && ids.first() != Some(&bos))
-        {
+        if let Some(bos) = self.bos().filter(|&bos| self.0.add_bos && ids.first() != Some(&bos)) {
             ids.insert(0, bos);
         }
         ids
@@ -203,10 +196,7 @@ impl Tokenizer {
     ///
     /// For a stream use [`Tokenizer::decode_stream`]: the text of a list is not the concatenation of its ids' texts.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let options = DecodeOptions {
-            skip_special,
-            text_start: true,
-        };
+        let options = DecodeOptions { skip_special, text_start: true };
         let mut stream = self.decode_stream(options);
         let mut text = String::with_capacity(ids.len() * 4);
         for &id in ids {
@@ -235,10 +225,7 @@ impl Tokenizer {
 
     /// The id whose whole text is `text`, such as `<|im_end|>`.
     pub fn special_id(&self, text: &str) -> Option<u32> {
-        self.0
-            .specials
-            .id(text)
-            .or_else(|| self.0.model.token_to_id(text))
+        self.0.specials.id(text).or_else(|| self.0.model.token_to_id(text))
     }
 
     /// Every special token: id and text.
@@ -298,18 +285,13 @@ impl Tokenizer {
 
     /// Text of a token, for templates that print it (`bos_token`); empty for an id without text.
     pub fn token_text(&self, id: u32) -> String {
-        self.token_bytes(id)
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            .unwrap_or_default()
+        self.token_bytes(id).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 }
 
 fn stop_ids(ids: &SpecialIds, specials: &SpecialTokens) -> Vec<u32> {
     let roles = [ids.eos, ids.eot, ids.eom, ids.fim_pad];
-    let names = END_OF_GENERATION
-        .iter()
-        .chain(&["<|fim_pad|>", "<fim_pad>"])
-        .map(|text| specials.id(text));
+    let names = END_OF_GENERATION.iter().chain(&["<|fim_pad|>", "<fim_pad>"]).map(|text| specials.id(text));
     let mut stops: Vec<u32> = roles.into_iter().chain(names).flatten().collect();
     stops.sort_unstable();
     stops.dedup();

@@ -60,11 +60,7 @@ pub(super) fn normalize<'a>(text: &'a str, steps: &[NormalizeStep], place: Place
                     text = Cow::Owned(text.replace(from.as_str(), to));
                 }
             }
-            NormalizeStep::Prefix {
-                text: prefix,
-                unless_there,
-                first_only,
-            } => {
+            NormalizeStep::Prefix { text: prefix, unless_there, first_only } => {
                 let wanted = match place {
                     Place::Start => true,
                     Place::AfterSpecial => !first_only,
@@ -90,18 +86,7 @@ fn compose(text: &str) -> String {
 
 /// The steps of a SentencePiece vocabulary: a leading space, then every space visible.
 pub(super) fn sentence_piece(add_space_prefix: bool) -> Vec<NormalizeStep> {
-    let visible = NormalizeStep::Replace {
-        from: " ".to_owned(),
-        to: VISIBLE_SPACE.to_owned(),
-    };
-    let prefix = NormalizeStep::Prefix {
-        text: VISIBLE_SPACE.to_owned(),
-        unless_there: false,
-        first_only: false,
-    };
-    if add_space_prefix {
-        vec![prefix, visible]
-    } else {
-        vec![visible]
-    }
+    let visible = NormalizeStep::Replace { from: " ".to_owned(), to: VISIBLE_SPACE.to_owned() };
+    let prefix = NormalizeStep::Prefix { text: VISIBLE_SPACE.to_owned(), unless_there: false, first_only: false };
+    if add_space_prefix { vec![prefix, visible] } else { vec![visible] }
 }

@@ -42,29 +42,16 @@ impl TokenizerParts {
     /// # Errors
     /// [`TokenizerError::Metadata`] for an entry of the wrong type, [`TokenizerError::Missing`] without a vocabulary.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
-        let missing = |part| TokenizerError::Missing {
-            part,
-            model: "GGUF",
-        };
-        let list = |key| {
-            metadata
-                .strings(key)
-                .map(|list| list.unwrap_or_default().to_vec())
-        };
+        let missing = |part| TokenizerError::Missing { part, model: "GGUF" };
+        let list = |key| metadata.strings(key).map(|list| list.unwrap_or_default().to_vec());
         let text = |key| metadata.str(key).map(|text| text.map(str::to_owned));
         Ok(TokenizerParts {
             model: text("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?,
             pre: text("tokenizer.ggml.pre")?,
             tokens: list("tokenizer.ggml.tokens")?,
-            token_types: metadata
-                .i32s("tokenizer.ggml.token_type")?
-                .unwrap_or_default()
-                .to_vec(),
+            token_types: metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default().to_vec(),
             merges: list("tokenizer.ggml.merges")?,
-            scores: metadata
-                .f32s("tokenizer.ggml.scores")?
-                .unwrap_or_default()
-                .to_vec(),
+            scores: metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default().to_vec(),
             ids: ids(metadata)?,
             add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
             add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
@@ -100,19 +87,12 @@ impl TokenizerParts {
                 tokens: self.tokens.len(),
             });
         }
-        self.token_types
-            .iter()
-            .enumerate()
-            .map(|(id, &found)| TokenKind::from_gguf(id as u32, found))
-            .collect()
+        self.token_types.iter().enumerate().map(|(id, &found)| TokenKind::from_gguf(id as u32, found)).collect()
     }
 
     fn byte_level(self, kinds: Vec<TokenKind>) -> Result<Blueprint, TokenizerError> {
         if self.merges.is_empty() {
-            return Err(TokenizerError::Missing {
-                part: "tokenizer.ggml.merges",
-                model: "gpt2",
-            });
+            return Err(TokenizerError::Missing { part: "tokenizer.ggml.merges", model: "gpt2" });
         }
         let pre = PreTokenizer::find(self.pre.as_deref())?;
         if self.pre.is_none() {
@@ -120,21 +100,13 @@ impl TokenizerParts {
                 "the file names no pre-tokenizer (tokenizer.ggml.pre); using `default`, ids may differ from the model's own"
             );
         }
-        let merges = self
-            .merges
-            .into_iter()
-            .enumerate()
-            .map(|(index, text)| sides_of(index, text))
-            .collect::<Result<_, _>>()?;
+        let merges =
+            self.merges.into_iter().enumerate().map(|(index, text)| sides_of(index, text)).collect::<Result<_, _>>()?;
         Ok(Blueprint {
             tokens: self.tokens,
             kinds,
             merges,
-            normalize: if pre.nfc {
-                vec![NormalizeStep::Compose]
-            } else {
-                Vec::new()
-            },
+            normalize: if pre.nfc { vec![NormalizeStep::Compose] } else { Vec::new() },
             splits: pre.rules()?,
             byte_level: true,
             byte_fallback: false,
@@ -183,10 +155,7 @@ fn ids(metadata: &Metadata) -> Result<SpecialIds, TokenizerError> {
     let id = |names: &[&str]| -> Result<Option<u32>, TokenizerError> {
         for name in names {
             // Some writers put 2^32 - 1 for "none".
-            if let Some(id) = metadata
-                .u32(&format!("tokenizer.ggml.{name}_token_id"))?
-                .filter(|&id| id != u32::MAX)
-            {
+            if let Some(id) = metadata.u32(&format!("tokenizer.ggml.{name}_token_id"))?.filter(|&id| id != u32::MAX) {
                 return Ok(Some(id));
             }
         }
@@ -238,12 +207,7 @@ fn merges_by_score(
             limit: MERGE_WORK_LIMIT,
         });
     }
-    let usable = |kind: &TokenKind| {
-        matches!(
-            kind,
-            TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused
-        )
-    };
+    let usable = |kind: &TokenKind| matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused);
     let pieces: HashMap<&str, u32> = tokens
         .iter()
         .zip(kinds)
@@ -261,12 +225,7 @@ fn merges_by_score(
         }
     }
     // Among ways to form one piece any order gives the same pieces unless they overlap; the ids of the sides settle it.
-    merges.sort_by(|a, b| {
-        b.0.total_cmp(&a.0)
-            .then_with(|| (pieces[a.1], pieces[a.2]).cmp(&(pieces[b.1], pieces[b.2])))
-    });
-    Ok(merges
-        .into_iter()
-        .map(|(_, left, right)| (left.to_owned(), right.to_owned()))
-        .collect())
+    merges
+        .sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (pieces[a.1], pieces[a.2]).cmp(&(pieces[b.1], pieces[b.2]))));
+    Ok(merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect())
 }

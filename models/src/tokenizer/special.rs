@@ -30,8 +30,7 @@ pub(crate) enum SpecialClass {
 
 /// Markup has angle or square brackets around it, with a letter inside.
 fn looks_like_markup(text: &str) -> bool {
-    let bracketed = (text.starts_with('<') && text.ends_with('>'))
-        || (text.starts_with('[') && text.ends_with(']'));
+    let bracketed = (text.starts_with('<') && text.ends_with('>')) || (text.starts_with('[') && text.ends_with(']'));
     bracketed && text.chars().any(char::is_alphabetic)
 }
 
@@ -157,24 +156,12 @@ const MAX_SPECIALS: usize = 1 << 16;
 impl SpecialTokens {
     pub(super) fn new(tokens: Vec<SpecialToken>) -> Result<Self, TokenizerError> {
         if tokens.len() > MAX_SPECIALS {
-            return Err(TokenizerError::TooMany {
-                part: "special tokens",
-                found: tokens.len(),
-                limit: MAX_SPECIALS,
-            });
+            return Err(TokenizerError::TooMany { part: "special tokens", found: tokens.len(), limit: MAX_SPECIALS });
         }
         let any = finder(tokens.iter().map(|token| token.text.as_str()))?;
-        let plain = finder(
-            tokens
-                .iter()
-                .filter(|token| token.class == SpecialClass::Text)
-                .map(|token| token.text.as_str()),
-        )?;
-        let by_text = tokens
-            .iter()
-            .enumerate()
-            .map(|(index, token)| (token.text.clone(), index))
-            .collect();
+        let plain =
+            finder(tokens.iter().filter(|token| token.class == SpecialClass::Text).map(|token| token.text.as_str()))?;
+        let by_text = tokens.iter().enumerate().map(|(index, token)| (token.text.clone(), index)).collect();
         let classes = tokens.iter().map(|token| (token.id, token.class)).collect();
         let mut specials = SpecialTokens {
             by_text,
@@ -217,9 +204,7 @@ impl SpecialTokens {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.tokens
-            .iter()
-            .map(|token| (token.id, token.text.as_str()))
+        self.tokens.iter().map(|token| (token.id, token.text.as_str()))
     }
 
     /// Cuts `text` at its special tokens; leftmost first, the longest where several start at one place.
@@ -229,11 +214,7 @@ impl SpecialTokens {
             Specials::AsText => &self.plain,
         };
         let Some(finder) = finder else {
-            return if text.is_empty() {
-                Vec::new()
-            } else {
-                vec![Segment::Text(text)]
-            };
+            return if text.is_empty() { Vec::new() } else { vec![Segment::Text(text)] };
         };
         let mut segments = Vec::new();
         let mut from = 0;
@@ -271,15 +252,9 @@ impl SpecialTokens {
         if let Some(any) = &self.any {
             let mut from = 0;
             while let Some(found) = any.find_at(text, from) {
-                let first = text[found.start()..]
-                    .chars()
-                    .next()
-                    .map_or(1, char::len_utf8);
+                let first = text[found.start()..].chars().next().map_or(1, char::len_utf8);
                 from = found.start() + first;
-                let class = self
-                    .by_text
-                    .get(found.as_str())
-                    .map(|&index| self.tokens[index].class);
+                let class = self.by_text.get(found.as_str()).map(|&index| self.tokens[index].class);
                 if class.is_some_and(|class| class >= least) {
                     cuts.push(from);
                 }
@@ -314,10 +289,7 @@ impl SpecialTokens {
         let head = &text[start..];
         let mut ends = head.char_indices().map(|(at, first)| at + first.len_utf8());
         let first_end = ends.next();
-        if ends
-            .take_while(|&end| end <= self.longest)
-            .any(|end| self.suffixes.contains(&head[..end]))
-        {
+        if ends.take_while(|&end| end <= self.longest).any(|end| self.suffixes.contains(&head[..end])) {
             cuts.extend(first_end.map(|end| start + end));
         }
         cuts
@@ -332,13 +304,12 @@ fn finder<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Option<Regex>, Tok
     }
     texts.sort_by(|left, right| right.len().cmp(&left.len()).then_with(|| left.cmp(right)));
     let escaped: Vec<String> = texts.iter().map(|text| regex::escape(text)).collect();
-    let regex = RegexBuilder::new(&escaped.join("|"))
-        .size_limit(256 << 20)
-        .build()
-        .map_err(|error| TokenizerError::BadPattern {
+    let regex = RegexBuilder::new(&escaped.join("|")).size_limit(256 << 20).build().map_err(|error| {
+        TokenizerError::BadPattern {
             part: "special tokens".to_owned(),
             pattern: format!("{} texts", texts.len()),
             reason: error.to_string(),
-        })?;
+        }
+    })?;
     Ok(Some(regex))
 }

@@ -24,31 +24,19 @@ pub(super) struct SplitRule {
 impl SplitRule {
     /// Compiles a published pattern. `part` names its place for the error.
     pub(super) fn new(pattern: &str, part: &str) -> Result<Self, TokenizerError> {
-        let base = pattern
-            .strip_suffix(r"|\s+(?!\S)|\s+")
-            .or_else(|| pattern.strip_suffix(r"|\s+(?!\S)"));
+        let base = pattern.strip_suffix(r"|\s+(?!\S)|\s+").or_else(|| pattern.strip_suffix(r"|\s+(?!\S)"));
         let regular = match base {
             Some(base) => format!(r"{base}|\s+"),
             None => pattern.to_owned(),
         };
-        let regex =
-            RegexBuilder::new(&regular)
-                .build()
-                .map_err(|error| TokenizerError::BadPattern {
-                    part: part.to_owned(),
-                    pattern: pattern.to_owned(),
-                    reason: error.to_string(),
-                })?;
-        let line_breaks_stay = base.is_some_and(|base| {
-            [r"\s*[\r\n]", "\\s*[\r\n]"]
-                .iter()
-                .any(|alternative| base.contains(alternative))
-        });
-        Ok(SplitRule {
-            regex,
-            leave_last_space: base.is_some(),
-            line_breaks_stay,
-        })
+        let regex = RegexBuilder::new(&regular).build().map_err(|error| TokenizerError::BadPattern {
+            part: part.to_owned(),
+            pattern: pattern.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let line_breaks_stay =
+            base.is_some_and(|base| [r"\s*[\r\n]", "\\s*[\r\n]"].iter().any(|alternative| base.contains(alternative)));
+        Ok(SplitRule { regex, leave_last_space: base.is_some(), line_breaks_stay })
     }
 
     /// Appends the pieces of `text[within]`, in order and without gaps; none is empty.
@@ -116,15 +104,16 @@ pub(super) fn cut(text: &str, rules: &[SplitRule]) -> Vec<Range<usize>> {
 }
 
 /// GPT-2's pattern, <https://github.com/openai/gpt-2/blob/master/src/encoder.py>.
-pub(super) const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SEED_CODER: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// CJK ideographs and Hangul as DeepSeek's first tokenizers list them.
 const DEEPSEEK_CJK: &str = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+";
 /// The cased letters DeepSeek-LLM lists one range after another: Unicode's \p{L} without the caseless scripts.
@@ -161,76 +150,24 @@ pub(super) struct PreTokenizer {
 }
 
 const fn plain(names: &'static [&'static str], patterns: &'static [&'static str]) -> PreTokenizer {
-    PreTokenizer {
-        names,
-        patterns,
-        ignore_merges: false,
-        nfc: false,
-        add_bos: false,
-    }
+    PreTokenizer { names, patterns, ignore_merges: false, nfc: false, add_bos: false }
 }
 
 const PRE_TOKENIZERS: &[PreTokenizer] = &[
     // A file that names none is cut as llama.cpp cuts it.
-    plain(
-        &["default"],
-        &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ),
-    PreTokenizer {
-        nfc: true,
-        ..plain(&["qwen2"], &[QWEN2])
-    },
+    plain(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
+    PreTokenizer { nfc: true, ..plain(&["qwen2"], &[QWEN2]) },
     plain(&["qwen35"], &[QWEN35]),
-    plain(
-        &[
-            "deepseek-r1-qwen",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "kormo",
-            "grok-2",
-        ],
-        &[QWEN2],
-    ),
+    plain(&["deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "kormo", "grok-2"], &[QWEN2]),
     PreTokenizer {
         ignore_merges: true,
         add_bos: true,
-        ..plain(
-            &[
-                "llama-bpe",
-                "llama3",
-                "llama-v3",
-                "falcon3",
-                "falcon-h1",
-                "pixtral",
-                "midm-2.0",
-                "lfm2",
-            ],
-            &[LLAMA3],
-        )
+        ..plain(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"], &[LLAMA3])
     },
     plain(&["dbrx", "smaug-bpe", "chatglm-bpe"], &[LLAMA3]),
-    PreTokenizer {
-        ignore_merges: true,
-        ..plain(&["glm4", "glm5"], &[LLAMA3])
-    },
-    plain(
-        &[
-            "smollm",
-            "starcoder",
-            "refact",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
-        &[r"\p{N}", GPT2],
-    ),
-    PreTokenizer {
-        nfc: true,
-        ..plain(&["command-r"], &[r"\p{N}", GPT2])
-    },
+    PreTokenizer { ignore_merges: true, ..plain(&["glm4", "glm5"], &[LLAMA3]) },
+    plain(&["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"], &[r"\p{N}", GPT2]),
+    PreTokenizer { nfc: true, ..plain(&["command-r"], &[r"\p{N}", GPT2]) },
     plain(
         &[
             "gpt-2",
@@ -246,14 +183,8 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         ],
         &[GPT2],
     ),
-    PreTokenizer {
-        nfc: true,
-        ..plain(&["mpt", "olmo"], &[GPT2])
-    },
-    plain(
-        &["deepseek-coder"],
-        &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"],
-    ),
+    PreTokenizer { nfc: true, ..plain(&["mpt", "olmo"], &[GPT2]) },
+    plain(&["deepseek-coder"], &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"]),
     plain(
         &["deepseek-llm"],
         &[
@@ -267,21 +198,10 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
     ),
     plain(
         &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
-        &[
-            r"\p{N}{1,3}",
-            r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+",
-            DEEPSEEK3,
-        ],
+        &[r"\p{N}{1,3}", r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+", DEEPSEEK3],
     ),
-    plain(
-        &["falcon"],
-        &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-    ),
-    PreTokenizer {
-        ignore_merges: true,
-        add_bos: true,
-        ..plain(&["tekken"], &[TEKKEN])
-    },
+    plain(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
+    PreTokenizer { ignore_merges: true, add_bos: true, ..plain(&["tekken"], &[TEKKEN]) },
     plain(&["gpt-4o", "llama4", "kanana2"], &[GPT4O]),
     plain(&["seed-coder"], &[SEED_CODER]),
 ];
@@ -290,28 +210,15 @@ impl PreTokenizer {
     /// The rules for the name in `tokenizer.ggml.pre`; no name means `default`.
     pub(super) fn find(name: Option<&str>) -> Result<&'static Self, TokenizerError> {
         let name = name.unwrap_or("default");
-        PRE_TOKENIZERS
-            .iter()
-            .find(|pre| pre.names.contains(&name))
-            .ok_or_else(|| {
-                let known: Vec<&str> = PRE_TOKENIZERS
-                    .iter()
-                    .flat_map(|pre| pre.names)
-                    .copied()
-                    .collect();
-                TokenizerError::UnknownPreTokenizer {
-                    found: name.to_owned(),
-                    known: known.join(", "),
-                }
-            })
+        PRE_TOKENIZERS.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
+            let known: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|pre| pre.names).copied().collect();
+            TokenizerError::UnknownPreTokenizer { found: name.to_owned(), known: known.join(", ") }
+        })
     }
 
     /// Its patterns, compiled.
     pub(super) fn rules(&self) -> Result<Vec<SplitRule>, TokenizerError> {
-        self.patterns
-            .iter()
-            .map(|pattern| SplitRule::new(pattern, "tokenizer.ggml.pre"))
-            .collect()
+        self.patterns.iter().map(|pattern| SplitRule::new(pattern, "tokenizer.ggml.pre")).collect()
     }
 }
 
@@ -322,17 +229,13 @@ mod tests {
     #[track_caller]
     fn check(pre: &str, text: &str, expected: &[&str]) {
         let rules = PreTokenizer::find(Some(pre)).unwrap().rules().unwrap();
-        let pieces: Vec<&str> = cut(text, &rules)
-            .into_iter()
-            .map(|piece| &text[piece])
-            .collect();
+        let pieces: Vec<&str> = cut(text, &rules).into_iter().map(|piece| &text[piece]).collect();
         assert_eq!(pieces, expected, "{pre}: {text:?}");
     }
 
     #[test]
     fn every_pre_tokenizer_compiles_and_loses_no_byte() {
-        let text =
-            "fn f() -> i32 {\r\n\t\tlet x1 = 12345;   // it's 中文 한글 🦀 e\u{301}\n\n  }\n   ";
+        let text = "fn f() -> i32 {\r\n\t\tlet x1 = 12345;   // it's 中文 한글 🦀 e\u{301}\n\n  }\n   ";
         for pre in PRE_TOKENIZERS {
             let rules = pre.rules().unwrap();
             let pieces = cut(text, &rules);
@@ -344,14 +247,7 @@ mod tests {
 
     #[test]
     fn a_run_of_spaces_leaves_its_last_to_the_word() {
-        for pre in [
-            "qwen2",
-            "llama-bpe",
-            "smollm",
-            "gpt-2",
-            "deepseek-v3",
-            "tekken",
-        ] {
+        for pre in ["qwen2", "llama-bpe", "smollm", "gpt-2", "deepseek-v3", "tekken"] {
             check(pre, "a    b", &["a", "   ", " b"]);
             check(pre, "a    ", &["a", "    "]);
         }
@@ -370,11 +266,7 @@ mod tests {
 
     #[test]
     fn digits() {
-        check(
-            "qwen2",
-            "x = 12345",
-            &["x", " =", " ", "1", "2", "3", "4", "5"],
-        );
+        check("qwen2", "x = 12345", &["x", " =", " ", "1", "2", "3", "4", "5"]);
         check("llama-bpe", "x12345", &["x", "123", "45"]);
         check("smollm", "x 12345", &["x", " ", "1", "2", "3", "4", "5"]);
         check("starcoder", " 12", &[" ", "1", "2"]);
@@ -401,24 +293,13 @@ mod tests {
         let text = format!("{}x", " ".repeat(4 << 20));
         for pre in PRE_TOKENIZERS {
             let pieces = cut(&text, &pre.rules().unwrap());
-            assert!(
-                pieces.len() <= 3,
-                "{:?}: {} pieces",
-                pre.names,
-                pieces.len()
-            );
+            assert!(pieces.len() <= 3, "{:?}: {} pieces", pre.names, pieces.len());
         }
     }
 
     #[test]
     fn an_unknown_name_lists_the_known() {
-        let error = PreTokenizer::find(Some("nonesuch"))
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            error.contains("`nonesuch`") && error.contains("qwen2") && error.contains("smollm"),
-            "{error}"
-        );
+        let error = PreTokenizer::find(Some("nonesuch")).err().unwrap().to_string();
+        assert!(error.contains("`nonesuch`") && error.contains("qwen2") && error.contains("smollm"), "{error}");
     }
 }

@@ -29,18 +29,11 @@ impl TokenTable {
                 TokenKind::Byte => match byte_of(text) {
                     Some(byte) => bytes.push(byte),
                     None => {
-                        return Err(TokenizerError::BadByteToken {
-                            id: id as u32,
-                            text: text.clone(),
-                        });
+                        return Err(TokenizerError::BadByteToken { id: id as u32, text: text.clone() });
                     }
                 },
-                TokenKind::Normal | TokenKind::Unused if byte_level => {
-                    from_byte_level(text, &mut bytes)
-                }
-                TokenKind::Normal | TokenKind::Unused => match byte_of(text)
-                    .filter(|_| byte_fallback)
-                {
+                TokenKind::Normal | TokenKind::Unused if byte_level => from_byte_level(text, &mut bytes),
+                TokenKind::Normal | TokenKind::Unused => match byte_of(text).filter(|_| byte_fallback) {
                     Some(byte) => bytes.push(byte),
                     None => bytes.extend_from_slice(text.replace(VISIBLE_SPACE, " ").as_bytes()),
                 },
@@ -66,9 +59,7 @@ impl TokenTable {
     pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
         let index = id as usize;
         let end = *self.ends.get(index)? as usize;
-        let start = index
-            .checked_sub(1)
-            .map_or(0, |before| self.ends[before] as usize);
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
         Some(&self.bytes[start..end])
     }
 }
@@ -119,10 +110,7 @@ fn from_byte_level(text: &str, out: &mut Vec<u8>) {
     for letter in text.chars() {
         let byte = match letter as u32 {
             code @ 0..=0xFF if printable(code as u8) => Some(code as u8),
-            0x100..=0x143 => ALPHABET
-                .iter()
-                .position(|&known| known == letter)
-                .map(|byte| byte as u8),
+            0x100..=0x143 => ALPHABET.iter().position(|&known| known == letter).map(|byte| byte as u8),
             _ => None,
         };
         match byte {
@@ -139,14 +127,7 @@ mod tests {
 
     #[test]
     fn the_alphabet_is_gpt2s_and_round_trips() {
-        assert_eq!(
-            (
-                ALPHABET[b' ' as usize],
-                ALPHABET[b'\n' as usize],
-                ALPHABET[0xAD]
-            ),
-            ('Ġ', 'Ċ', '\u{143}')
-        );
+        assert_eq!((ALPHABET[b' ' as usize], ALPHABET[b'\n' as usize], ALPHABET[0xAD]), ('Ġ', 'Ċ', '\u{143}'));
         for byte in 0..=255u8 {
             let mut back = Vec::new();
             from_byte_level(&ALPHABET[byte as usize].to_string(), &mut back);

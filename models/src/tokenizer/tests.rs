@@ -4,7 +4,7 @@ use super::*;
 use crate::gguf::Gguf;
 
 /// A byte-level vocabulary: all bytes, the merges given, and special tokens after them.
-fn byte_level(pre: &str, merges: &[&str], specials: &[(&str, i32)]) -> TokenizerParts {
+pub(crate) fn byte_level(pre: &str, merges: &[&str], specials: &[(&str, i32)]) -> TokenizerParts {
     let mut tokens: Vec<String> = (0..=255u8).map(byte_text).collect();
     let mut token_types = vec![1; tokens.len()];
     for merge in merges {
@@ -28,31 +28,13 @@ fn byte_level(pre: &str, merges: &[&str], specials: &[(&str, i32)]) -> Tokenizer
 fn byte_text(byte: u8) -> String {
     // Every byte has the letter `to_byte_level` writes for it; bytes from 0x80 have no `str` of their own.
     let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let before = (0..byte)
-        .filter(|byte| !matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF))
-        .count() as u32;
-    char::from_u32(if printable {
-        byte.into()
-    } else {
-        0x100 + before
-    })
-    .unwrap()
-    .to_string()
+    let before = (0..byte).filter(|byte| !matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF)).count() as u32;
+    char::from_u32(if printable { byte.into() } else { 0x100 + before }).unwrap().to_string()
 }
 
 fn small() -> Tokenizer {
-    let specials = [
-        ("<|im_start|>", 3),
-        ("<|im_end|>", 3),
-        ("<tool_call>", 4),
-        ("    ", 4),
-    ];
-    Tokenizer::from_parts(byte_level(
-        "qwen2",
-        &["h e", "l l", "he ll", "hell o", "Ġ w"],
-        &specials,
-    ))
-    .unwrap()
+    let specials = [("<|im_start|>", 3), ("<|im_end|>", 3), ("<tool_call>", 4), ("    ", 4)];
+    Tokenizer::from_parts(byte_level("qwen2", &["h e", "l l", "he ll", "hell o", "Ġ w"], &specials)).unwrap()
 }
 
 /// A SentencePiece vocabulary: `<unk>`, `<s>`, `</s>`, all bytes, then pieces with falling scores.
@@ -69,20 +51,8 @@ fn sentence_piece(pieces: &[&str]) -> TokenizerParts {
         token_types.push(1);
         scores.push(-(rank as f32));
     }
-    let ids = SpecialIds {
-        bos: Some(1),
-        eos: Some(2),
-        unk: Some(0),
-        ..SpecialIds::default()
-    };
-    TokenizerParts {
-        model: "llama".to_owned(),
-        tokens,
-        token_types,
-        scores,
-        ids,
-        ..TokenizerParts::default()
-    }
+    let ids = SpecialIds { bos: Some(1), eos: Some(2), unk: Some(0), ..SpecialIds::default() };
+    TokenizerParts { model: "llama".to_owned(), tokens, token_types, scores, ids, ..TokenizerParts::default() }
 }
 
 #[test]
@@ -90,35 +60,21 @@ fn merges_run_inside_words() {
     let tokenizer = small();
     let hello = tokenizer.special_id("hello").unwrap();
     assert_eq!(tokenizer.encode("hello", Specials::AsText), [hello]);
-    assert_eq!(
-        tokenizer.encode("hello w", Specials::AsText),
-        [hello, tokenizer.special_id("Ġw").unwrap()]
-    );
+    assert_eq!(tokenizer.encode("hello w", Specials::AsText), [hello, tokenizer.special_id("Ġw").unwrap()]);
 }
 
 #[test]
 fn special_tokens_are_parsed_only_where_asked() {
     let tokenizer = small();
-    let (end, call) = (
-        tokenizer.special_id("<|im_end|>").unwrap(),
-        tokenizer.special_id("<tool_call>").unwrap(),
-    );
-    assert!(
-        tokenizer
-            .encode("a<|im_end|><tool_call>", Specials::Parse)
-            .ends_with(&[end, call])
-    );
+    let (end, call) = (tokenizer.special_id("<|im_end|>").unwrap(), tokenizer.special_id("<tool_call>").unwrap());
+    assert!(tokenizer.encode("a<|im_end|><tool_call>", Specials::Parse).ends_with(&[end, call]));
     let text = "a<|im_end|><tool_call>\u{1F980}";
     let ids = tokenizer.encode(text, Specials::AsText);
     assert!(!ids.contains(&end) && !ids.contains(&call));
     assert_eq!(tokenizer.decode(&ids, false), text);
     // A token that is plain text is used in both.
     let spaces = tokenizer.special_id("    ").unwrap();
-    assert!(
-        tokenizer
-            .encode("x    y", Specials::AsText)
-            .contains(&spaces)
-    );
+    assert!(tokenizer.encode("x    y", Specials::AsText).contains(&spaces));
 }
 
 #[test]
@@ -127,35 +83,22 @@ fn no_merge_forms_a_control_token() {
     let tokenizer = Tokenizer::from_parts(parts).unwrap();
     let control = tokenizer.special_id("<||>");
     assert!(
-        tokenizer
-            .encode("<||>", Specials::AsText)
-            .iter()
-            .all(|&id| Some(id) != control || !tokenizer.is_control(id))
+        tokenizer.encode("<||>", Specials::AsText).iter().all(|&id| Some(id) != control || !tokenizer.is_control(id))
     );
     let mut parts = byte_level("gpt-2", &["e n", "en d"], &[]);
     let id = parts.tokens.iter().position(|text| text == "end").unwrap();
     parts.token_types[id] = 3;
     let tokenizer = Tokenizer::from_parts(parts).unwrap();
-    assert!(
-        !tokenizer
-            .encode("end", Specials::AsText)
-            .contains(&(id as u32))
-    );
+    assert!(!tokenizer.encode("end", Specials::AsText).contains(&(id as u32)));
     assert_eq!(tokenizer.encode("end", Specials::Parse), [id as u32]);
 }
 
 #[test]
 fn characters_are_composed_for_families_that_do() {
     let qwen = small();
-    assert_eq!(
-        qwen.encode("e\u{301}", Specials::AsText),
-        qwen.encode("\u{e9}", Specials::AsText)
-    );
+    assert_eq!(qwen.encode("e\u{301}", Specials::AsText), qwen.encode("\u{e9}", Specials::AsText));
     let smollm = Tokenizer::from_parts(byte_level("smollm", &["h e"], &[])).unwrap();
-    assert_eq!(
-        smollm.decode(&smollm.encode("e\u{301}", Specials::AsText), false),
-        "e\u{301}"
-    );
+    assert_eq!(smollm.decode(&smollm.encode("e\u{301}", Specials::AsText), false), "e\u{301}");
 }
 
 #[test]
@@ -166,31 +109,17 @@ fn sentence_piece_prefixes_falls_back_to_bytes_and_merges_by_score() {
     // "▁a" outranks "ab", and then "▁ab" forms from it.
     assert_eq!(tokenizer.encode("ab", Specials::AsText), [id("▁ab")]);
     assert_eq!(tokenizer.encode_continuation("ab"), [id("ab")]);
-    assert_eq!(
-        tokenizer.encode("é", Specials::AsText),
-        [id("▁"), id("<0xC3>"), id("<0xA9>")]
-    );
-    assert_eq!(
-        tokenizer.decode(&tokenizer.encode(" é ab\n", Specials::AsText), true),
-        " é ab\n"
-    );
-    assert_eq!(
-        tokenizer.encode_prompt("ab", Specials::AsText),
-        [1, id("▁ab")]
-    );
+    assert_eq!(tokenizer.encode("é", Specials::AsText), [id("▁"), id("<0xC3>"), id("<0xA9>")]);
+    assert_eq!(tokenizer.decode(&tokenizer.encode(" é ab\n", Specials::AsText), true), " é ab\n");
+    assert_eq!(tokenizer.encode_prompt("ab", Specials::AsText), [1, id("▁ab")]);
     assert_eq!(tokenizer.encode("</s>ab", Specials::Parse), [2, id("▁ab")]);
     assert!(!tokenizer.encode("</s>", Specials::AsText).contains(&2));
 }
 
 /// SentencePiece's own definition: again and again, merge the neighbours whose piece scores best, leftmost first.
 fn by_definition(text: &str, parts: &TokenizerParts) -> Vec<u32> {
-    let id_of = |piece: &str| {
-        parts
-            .tokens
-            .iter()
-            .position(|token| token == piece)
-            .filter(|&id| parts.token_types[id] == 1)
-    };
+    let id_of =
+        |piece: &str| parts.tokens.iter().position(|token| token == piece).filter(|&id| parts.token_types[id] == 1);
     let text = format!("▁{}", text.replace(' ', "▁"));
     let mut symbols: Vec<String> = text.chars().map(String::from).collect();
     loop {
@@ -217,10 +146,7 @@ fn by_definition(text: &str, parts: &TokenizerParts) -> Vec<u32> {
 
 #[test]
 fn derived_merges_equal_the_definition() {
-    let pieces = [
-        "▁a", "ab", "▁b", "bab", "aa", "ba", "▁ab", "abab", "▁▁", "b▁", "aba", "▁", "a", "b",
-        "aaa", "baba",
-    ];
+    let pieces = ["▁a", "ab", "▁b", "bab", "aa", "ba", "▁ab", "abab", "▁▁", "b▁", "aba", "▁", "a", "b", "aaa", "baba"];
     let parts = sentence_piece(&pieces);
     let tokenizer = Tokenizer::from_parts(parts.clone()).unwrap();
     let mut state = 7u32;
@@ -230,11 +156,7 @@ fn derived_merges_equal_the_definition() {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             text.push(['a', 'b', ' ', 'b', 'a', 'é'][(state >> 24) as usize % 6]);
         }
-        assert_eq!(
-            tokenizer.encode(&text, Specials::AsText),
-            by_definition(&text, &parts),
-            "{text:?}"
-        );
+        assert_eq!(tokenizer.encode(&text, Specials::AsText), by_definition(&text, &parts), "{text:?}");
     }
 }
 
@@ -242,91 +164,22 @@ fn derived_merges_equal_the_definition() {
 fn hostile_vocabularies_get_named_errors() {
     #[track_caller]
     fn check(parts: TokenizerParts, expected: &str) {
-        let error = Tokenizer::from_parts(parts)
-            .expect_err(expected)
-            .to_string();
+        let error = Tokenizer::from_parts(parts).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
     let good = || byte_level("qwen2", &["h e"], &[("<|im_end|>", 3)]);
-    check(
-        TokenizerParts {
-            model: "rwkv".into(),
-            ..good()
-        },
-        "`rwkv`",
-    );
-    check(
-        TokenizerParts {
-            pre: Some("nonesuch".into()),
-            ..good()
-        },
-        "`nonesuch`",
-    );
-    check(
-        TokenizerParts {
-            tokens: Vec::new(),
-            token_types: Vec::new(),
-            ..good()
-        },
-        "token list",
-    );
-    check(
-        TokenizerParts {
-            merges: Vec::new(),
-            ..good()
-        },
-        "tokenizer.ggml.merges is missing",
-    );
-    check(
-        TokenizerParts {
-            token_types: vec![1; 3],
-            ..good()
-        },
-        "3 entries",
-    );
-    check(
-        TokenizerParts {
-            merges: vec!["nospace".into()],
-            ..good()
-        },
-        "merge 0",
-    );
-    check(
-        TokenizerParts {
-            merges: vec!["a ".into()],
-            ..good()
-        },
-        "merge 0",
-    );
-    check(
-        TokenizerParts {
-            merges: vec![String::new()],
-            ..good()
-        },
-        "merge 0",
-    );
-    check(
-        TokenizerParts {
-            merges: vec!["h e".into(), "he zz".into()],
-            ..good()
-        },
-        "`zz`",
-    );
-    check(
-        TokenizerParts {
-            merges: vec!["a b".into()],
-            ..good()
-        },
-        "`ab`",
-    );
+    check(TokenizerParts { model: "rwkv".into(), ..good() }, "`rwkv`");
+    check(TokenizerParts { pre: Some("nonesuch".into()), ..good() }, "`nonesuch`");
+    check(TokenizerParts { tokens: Vec::new(), token_types: Vec::new(), ..good() }, "token list");
+    check(TokenizerParts { merges: Vec::new(), ..good() }, "tokenizer.ggml.merges is missing");
+    check(TokenizerParts { token_types: vec![1; 3], ..good() }, "3 entries");
+    check(TokenizerParts { merges: vec!["nospace".into()], ..good() }, "merge 0");
+    check(TokenizerParts { merges: vec!["a ".into()], ..good() }, "merge 0");
+    check(TokenizerParts { merges: vec![String::new()], ..good() }, "merge 0");
+    check(TokenizerParts { merges: vec!["h e".into(), "he zz".into()], ..good() }, "`zz`");
+    check(TokenizerParts { merges: vec!["a b".into()], ..good() }, "`ab`");
     // Longer together than any token: a panic in the tokenizers crate, were it asked.
-    check(
-        TokenizerParts {
-            merges: vec!["<|im_end|> <|im_end|>".into()],
-            ..good()
-        },
-        "which the vocabulary lacks",
-    );
+    check(TokenizerParts { merges: vec!["<|im_end|> <|im_end|>".into()], ..good() }, "which the vocabulary lacks");
     let mut twice = good();
     twice.tokens[3] = twice.tokens[4].clone();
     check(twice, "same text");
@@ -339,30 +192,15 @@ fn hostile_vocabularies_get_named_errors() {
     let mut kind = good();
     kind.token_types[7] = 99;
     check(kind, "type 99");
-    let ids = SpecialIds {
-        eos: Some(100_000),
-        ..SpecialIds::default()
-    };
+    let ids = SpecialIds { eos: Some(100_000), ..SpecialIds::default() };
     check(TokenizerParts { ids, ..good() }, "eos_token_id is 100000");
-    check(
-        TokenizerParts {
-            scores: Vec::new(),
-            ..sentence_piece(&["a"])
-        },
-        "tokenizer.ggml.scores",
-    );
+    check(TokenizerParts { scores: Vec::new(), ..sentence_piece(&["a"]) }, "tokenizer.ggml.scores");
     let mut byte = sentence_piece(&["a"]);
     byte.tokens[5] = "<0xZZ>".into();
     check(byte, "<0xZZ>");
     let mut nan = sentence_piece(&["a", "b", "ab", "▁"]);
     nan.scores.iter_mut().for_each(|score| *score = f32::NAN);
-    assert!(
-        Tokenizer::from_parts(nan)
-            .unwrap()
-            .encode("abab", Specials::AsText)
-            .len()
-            >= 2
-    );
+    assert!(Tokenizer::from_parts(nan).unwrap().encode("abab", Specials::AsText).len() >= 2);
 }
 
 #[test]
@@ -390,10 +228,7 @@ fn breaking_leaves_no_special_token_whole() {
     ] {
         let broken = tokenizer.broken(text, mark, SpecialClass::Markup);
         assert_eq!(broken.replace(mark, ""), text);
-        for (_, special) in tokenizer
-            .special_tokens()
-            .filter(|(_, special)| special.contains('<'))
-        {
+        for (_, special) in tokenizer.special_tokens().filter(|(_, special)| special.contains('<')) {
             assert!(!broken.contains(special), "{broken:?} has {special}");
             for neighbour in ["<|im_end|>", "<|im_start|>", "<tool_call>"] {
                 for at in 2..neighbour.len() - 1 {
@@ -404,30 +239,18 @@ fn breaking_leaves_no_special_token_whole() {
                         continue;
                     };
                     if head.len() > 1 && tail.len() > 1 {
-                        assert!(
-                            glued.iter().all(|glued| !glued.contains(special)),
-                            "{glued:?}"
-                        );
+                        assert!(glued.iter().all(|glued| !glued.contains(special)), "{glued:?}");
                     }
                 }
             }
         }
     }
-    assert_eq!(
-        tokenizer.broken("a <tool_call> b", mark, SpecialClass::Control),
-        "a <tool_call> b"
-    );
+    assert_eq!(tokenizer.broken("a <tool_call> b", mark, SpecialClass::Control), "a <tool_call> b");
 }
 
 fn json_of(extra: &str, added: &str) -> String {
-    let vocab: Vec<String> = (0..=255u8)
-        .map(|byte| {
-            format!(
-                "{}: {byte}",
-                serde_json::to_string(&byte_text(byte)).unwrap()
-            )
-        })
-        .collect();
+    let vocab: Vec<String> =
+        (0..=255u8).map(|byte| format!("{}: {byte}", serde_json::to_string(&byte_text(byte)).unwrap())).collect();
     format!(
         r#"{{"added_tokens": [{added}], "normalizer": null,
             "pre_tokenizer": {{"type": "Sequence", "pretokenizers": [{{"type": "Digits", "individual_digits": true}},
@@ -441,22 +264,14 @@ fn json_of(extra: &str, added: &str) -> String {
 #[test]
 fn tokenizer_json() {
     let added = r#"{"id": 258, "content": "<|im_end|>", "special": false}, {"id": 259, "content": "<s>", "special": true, "rstrip": true}"#;
-    let config = r#"{"eos_token": "<|im_end|>", "bos_token": {"content": "<s>"}, "add_bos_token": true, "chat_template": "x"}"#;
+    let config =
+        r#"{"eos_token": "<|im_end|>", "bos_token": {"content": "<s>"}, "add_bos_token": true, "chat_template": "x"}"#;
     let tokenizer = Tokenizer::from_json(&json_of("", added), Some(config)).unwrap();
     assert_eq!(tokenizer.encode("hel", Specials::AsText), [257]);
-    assert_eq!(
-        tokenizer.encode("<s>  hel<|im_end|>", Specials::Parse),
-        [259, 257, 258]
-    );
-    assert_eq!(
-        (tokenizer.eos(), tokenizer.bos(), tokenizer.add_bos()),
-        (Some(258), Some(259), true)
-    );
+    assert_eq!(tokenizer.encode("<s>  hel<|im_end|>", Specials::Parse), [259, 257, 258]);
+    assert_eq!((tokenizer.eos(), tokenizer.bos(), tokenizer.add_bos()), (Some(258), Some(259), true));
     assert_eq!(tokenizer.stop_ids(), [258]);
-    assert_eq!(
-        (tokenizer.chat_template(), tokenizer.vocab_size()),
-        (Some("x"), 260)
-    );
+    assert_eq!((tokenizer.chat_template(), tokenizer.vocab_size()), (Some("x"), 260));
     let text = "a 12\té<|im_end|>";
     let ids = tokenizer.encode(text, Specials::AsText);
     assert!(!ids.contains(&258));
@@ -467,56 +282,29 @@ fn tokenizer_json() {
 fn hostile_json_gets_named_errors() {
     #[track_caller]
     fn check(json: &str, expected: &str) {
-        let error = Tokenizer::from_json(json, None)
-            .expect_err(expected)
-            .to_string();
+        let error = Tokenizer::from_json(json, None).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
     check("{", "tokenizer.json");
     check("{}", "`model`");
     check(r#"{"model": {"type": "WordPiece"}}"#, "WordPiece");
     check(r#"{"model": {"type": "BPE"}}"#, "model.vocab");
-    check(
-        r#"{"model": {"type": "BPE", "vocab": {"a": 99999999999}, "merges": []}}"#,
-        "99999999999",
-    );
-    check(
-        r#"{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}"#,
-        "-1",
-    );
-    check(
-        r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}"#,
-        "both",
-    );
-    check(
-        r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}}"#,
-        "merge 0",
-    );
-    check(
-        r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#,
-        "`b`",
-    );
+    check(r#"{"model": {"type": "BPE", "vocab": {"a": 99999999999}, "merges": []}}"#, "99999999999");
+    check(r#"{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}"#, "-1");
+    check(r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}"#, "both");
+    check(r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}}"#, "merge 0");
+    check(r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}"#, "`b`");
     check(
         r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "continuing_subword_prefix": "a longer one"}}"#,
         "continuing_subword_prefix",
     );
     let with_pre = |pre: &str| {
-        format!(
-            r#"{{"model": {{"type": "BPE", "vocab": {{"a": 0}}, "merges": []}}, "pre_tokenizer": {pre}}}"#
-        )
+        format!(r#"{{"model": {{"type": "BPE", "vocab": {{"a": 0}}, "merges": []}}, "pre_tokenizer": {pre}}}"#)
     };
+    check(&with_pre(r#"{"type": "BertPreTokenizer"}"#), "BertPreTokenizer");
+    check(&with_pre(r#"{"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}"#), "(a");
     check(
-        &with_pre(r#"{"type": "BertPreTokenizer"}"#),
-        "BertPreTokenizer",
-    );
-    check(
-        &with_pre(r#"{"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}"#),
-        "(a",
-    );
-    check(
-        &with_pre(
-            r#"{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}"#,
-        ),
+        &with_pre(r#"{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}"#),
         "MergedWithPrevious",
     );
     check(&json_of("", r#"{"id": 7, "content": "<s>"}"#), "both");
@@ -530,11 +318,7 @@ fn streams_never_split_a_character() {
     let mut stream = tokenizer.decode_stream(DecodeOptions::GENERATED);
     let parts: Vec<String> = ids.iter().filter_map(|&id| stream.push(id)).collect();
     assert_eq!(parts.concat(), text);
-    assert!(
-        parts
-            .iter()
-            .all(|part| part.chars().count() == 1 && part != "\u{FFFD}")
-    );
+    assert!(parts.iter().all(|part| part.chars().count() == 1 && part != "\u{FFFD}"));
     assert_eq!(stream.finish(), "");
 }
 
@@ -547,39 +331,93 @@ fn broken_bytes_become_replacement_characters_once_certain() {
     assert_eq!(stream.push(u32::from(b'a')).as_deref(), Some("\u{FFFD}a"));
     assert_eq!(stream.push(0x80).as_deref(), Some("\u{FFFD}"));
     assert_eq!(stream.push(0xE4), None);
-    assert_eq!(
-        stream
-            .push(tokenizer.special_id("<|im_end|>").unwrap())
-            .as_deref(),
-        Some("\u{FFFD}")
-    );
+    assert_eq!(stream.push(tokenizer.special_id("<|im_end|>").unwrap()).as_deref(), Some("\u{FFFD}"));
     assert_eq!(stream.push(4_000_000), None);
     assert_eq!(stream.push(0xE4), None);
     assert_eq!(stream.finish(), "\u{FFFD}");
-    let mut shown = tokenizer.decode_stream(DecodeOptions {
-        skip_special: false,
-        text_start: true,
-    });
-    assert_eq!(
-        shown
-            .push(tokenizer.special_id("<|im_end|>").unwrap())
-            .as_deref(),
-        Some("<|im_end|>")
-    );
+    let mut shown = tokenizer.decode_stream(DecodeOptions { skip_special: false, text_start: true });
+    assert_eq!(shown.push(tokenizer.special_id("<|im_end|>").unwrap()).as_deref(), Some("<|im_end|>"));
 }
 
 #[test]
 fn sentence_piece_streams_keep_the_space_between_prompt_and_answer() {
     let tokenizer = Tokenizer::from_parts(sentence_piece(&["▁a", "▁", "a"])).unwrap();
     let id = tokenizer.special_id("▁a").unwrap();
-    assert_eq!(
-        tokenizer
-            .decode_stream(DecodeOptions::GENERATED)
-            .push(id)
-            .as_deref(),
-        Some(" a")
-    );
+    assert_eq!(tokenizer.decode_stream(DecodeOptions::GENERATED).push(id).as_deref(), Some(" a"));
     assert_eq!(tokenizer.decode(&[1, id, id], true), "a a");
+}
+
+/// The real model file `name` under `$ENGRAM_HOME/models` (or the user's data folder), where it has been pulled.
+pub(crate) fn real_tokenizer(model: &str) -> Option<Tokenizer> {
+    let home = std::env::var_os("ENGRAM_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share/engram")))?;
+    let folder = std::fs::read_dir(home.join("models").join(model)).ok()?;
+    let path =
+        folder.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "gguf"));
+    let Some(path) = path else {
+        eprintln!("skipped: {model} has not been pulled");
+        return None;
+    };
+    let gguf = Gguf::open(&path).unwrap();
+    Some(Tokenizer::from_parts(TokenizerParts::from_metadata(gguf.metadata()).unwrap()).unwrap())
+}
+
+#[track_caller]
+fn check_golden(model: &str, golden: &str) {
+    let Some(tokenizer) = real_tokenizer(model) else { return };
+    let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+    let ids_of = |case: &serde_json::Value| -> Vec<u32> {
+        case.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let mut wrong = Vec::new();
+    let cases = golden["cases"].as_array().unwrap();
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        for (key, specials) in [("parsed", Specials::Parse), ("as_text", Specials::AsText)] {
+            let ids = tokenizer.encode(text, specials);
+            if case.get(key).is_some_and(|expected| ids_of(expected) != ids) {
+                wrong.push(format!("{key} {text:?}\n  here      {ids:?}\n  reference {}", case[key]));
+            }
+            let decoded = tokenizer.decode(&ids, false);
+            if golden["pre"] != "qwen2" {
+                assert_eq!(decoded, text);
+            }
+            let mut stream = tokenizer.decode_stream(DecodeOptions { skip_special: false, text_start: true });
+            let mut streamed: String = ids.iter().filter_map(|&id| stream.push(id)).collect();
+            streamed.push_str(&stream.finish());
+            assert_eq!(streamed, decoded);
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} wrong:\n{}", wrong.len(), 2 * cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn qwen_ids_equal_the_reference() {
+    check_golden("qwen2.5-coder-0.5b-instruct", include_str!("../../tests/golden/tokenizer_qwen2.5-coder.json"));
+}
+
+#[test]
+fn smollm_ids_equal_the_reference() {
+    check_golden("smollm2-135m-instruct", include_str!("../../tests/golden/tokenizer_smollm2.json"));
+}
+
+#[test]
+fn roles_of_the_real_vocabularies() {
+    if let Some(qwen) = real_tokenizer("qwen2.5-coder-0.5b-instruct") {
+        let id = |text: &str| qwen.special_id(text).unwrap();
+        assert_eq!((qwen.eos(), qwen.add_bos()), (Some(id("<|im_end|>")), false));
+        assert_eq!(qwen.stop_ids(), [id("<|endoftext|>"), id("<|im_end|>"), id("<|fim_pad|>")]);
+        let fim = crate::fim::FimTokens::find(&qwen).unwrap();
+        assert_eq!(
+            (fim.prefix, fim.suffix, fim.middle),
+            (id("<|fim_prefix|>"), id("<|fim_suffix|>"), Some(id("<|fim_middle|>")))
+        );
+        assert_eq!(fim.stop_ids().len(), 8);
+    }
+    if let Some(smollm) = real_tokenizer("smollm2-135m-instruct") {
+        assert_eq!(smollm.stop_ids(), [0, 2]);
+        assert_eq!(crate::fim::FimTokens::find(&smollm), None);
+    }
 }
 
 /// Every vocabulary llama.cpp keeps for its own tests, against the ids it keeps beside them.
@@ -608,17 +446,12 @@ fn llama_cpp_vocabularies() {
     for name in names {
         let path = folder.join(format!("ggml-vocab-{name}.gguf"));
         let gguf = Gguf::open(&path).unwrap();
-        let tokenizer =
-            Tokenizer::from_parts(TokenizerParts::from_metadata(gguf.metadata()).unwrap())
-                .expect(name);
+        let tokenizer = Tokenizer::from_parts(TokenizerParts::from_metadata(gguf.metadata()).unwrap()).expect(name);
         let inputs = std::fs::read_to_string(path.with_extension("gguf.inp")).unwrap();
         let outputs = std::fs::read_to_string(path.with_extension("gguf.out")).unwrap();
         let (mut cases, mut failures) = (0, 0);
         for (text, expected) in inputs.split("\n__ggml_vocab_test__\n").zip(outputs.lines()) {
-            let expected: Vec<u32> = expected
-                .split_whitespace()
-                .map(|id| id.parse().unwrap())
-                .collect();
+            let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
             let ids = tokenizer.encode(text, Specials::AsText);
             cases += 1;
             if ids != expected {
