@@ -1,0 +1,58 @@
+# Everything one may do here. `make help` lists it.
+#
+# Needed: a Rust toolchain (rustup takes the pinned one) and a C compiler; for the tests python3 with venv.
+
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ENGRAM := $(TARGET)/release/engram
+VENV := .venv
+MODEL ?= qwen2.5-coder-0.5b-instruct
+TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct
+
+.DEFAULT_GOAL := help
+.PHONY: help build serve test test-rust check fmt bench agreement cuda-check clients models
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build the release binary
+	$(CARGO) build --release --bin engram
+
+serve: build ## build, fetch the default model (once) and serve it: make serve [MODEL=name] [ARGS="--port 9000"]
+	$(ENGRAM) serve --model $(MODEL) $(ARGS)
+
+models: build ## fetch the models that the tests use
+	@for model in $(TEST_MODELS); do $(ENGRAM) pull $$model || exit 1; done
+
+clients: $(VENV)/.installed ## make the Python environment of the client tests
+
+$(VENV)/.installed: tests/python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+	touch $@
+
+test: models clients test-rust cuda-check ## build, fetch the test models, run every test
+
+test-rust: build
+	$(CARGO) test --release --workspace
+
+check: ## format, lints, and dependencies if cargo-deny is installed
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
+	else echo "cargo-deny is not installed: dependencies were not checked (cargo install cargo-deny)"; fi
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+bench: build ## measure prefill and decode: make bench [MODEL=name] [ARGS="--parallel 1 --json"]
+	$(ENGRAM) bench engine --model $(MODEL) $(ARGS)
+
+agreement: ## compare the answers with the exact model's and llama.cpp's (builds llama.cpp once)
+	benches/agreement/run.sh
+
+# A directory of its own: the feature changes most crates, and would have them all built anew each time.
+cuda-check: ## type-check the cuda feature, without a CUDA toolkit
+	PATH="$(CURDIR)/.ci/nvcc/bin:$$PATH" NVCC="$(CURDIR)/.ci/nvcc/bin/nvcc" CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
+	  CARGO_TARGET_DIR=$(TARGET)/cuda-check $(CARGO) check --package engram-router --features cuda
