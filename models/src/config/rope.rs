@@ -1,16 +1,9 @@
 //! Rotary position embeddings (<https://arxiv.org/abs/2104.09864>): their constants, as files give them.
 
+pub use engram_kernels::rope::RopeLayout;
+
 use super::check::check_positive;
 use crate::error::ModelError;
-
-/// Which two features of a head make a pair that is rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// Feature `i` with `i + dim / 2`.
-    Neox,
-    /// Feature `2i` with `2i + 1`.
-    Interleaved,
-}
 
 /// The GGUF tensor `[rope.dim / 2]` of [`RopeScaling::Factors`].
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
