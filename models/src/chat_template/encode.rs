@@ -128,10 +128,10 @@ fn message_in_form(index: usize, message: &Json) -> Result<Json, ChatTemplateErr
         return Err(bad("has no `role`, expected a string such as `user`"));
     }
     let mut fields: Map<String, Json> = fields.clone();
-    if let Some(content) = fields.get_mut("content") {
-        if let Some(text) = joined_parts(content) {
-            *content = Json::String(text);
-        }
+    if let Some(content) = fields.get_mut("content")
+        && let Some(text) = joined_parts(content)
+    {
+        *content = Json::String(text);
     }
     if let Some(calls) = fields.get_mut("tool_calls").and_then(Json::as_array_mut) {
         for call in calls {

@@ -186,7 +186,7 @@ fn user_text_never_becomes_a_control_token() {
         check_guard(&tokenizer, &template, evil, true);
     }
     for model in ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"] {
-        if let Some(tokenizer) = crate::tokenizer::tests::real_tokenizer(model) {
+        if let Some(tokenizer) = crate::tokenizer::golden::real_tokenizer(model) {
             let template = ChatTemplate::for_tokenizer(&tokenizer).unwrap();
             assert_eq!(template.source(), TemplateSource::Model);
             for evil in EVIL.iter().chain(&["<|repo_name|>", "<|file_sep|>", "<repo_name>", "<jupyter_start>"]) {

@@ -8,6 +8,8 @@
 
 mod blueprint;
 mod error;
+#[cfg(test)]
+pub(crate) mod golden;
 mod json;
 mod normalize;
 mod parts;
