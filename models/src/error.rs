@@ -111,9 +111,6 @@ pub enum ModelError {
 impl ModelError {
     /// A configuration error: `key` followed by `reason`.
     pub fn config(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Config {
-            key: key.into(),
-            reason: reason.into(),
-        }
+        Self::Config { key: key.into(), reason: reason.into() }
     }
 }

@@ -22,16 +22,10 @@ impl FileBytes {
     /// An empty file gives an empty slice. The mapping shows later writes to the file: a model file must not
     /// be changed or truncated in place while it is served (replace it by renaming another over it).
     pub fn map(path: &Path) -> Result<Self, ModelError> {
-        let io = |source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| ModelError::Io { path: path.to_owned(), source };
         let meta = std::fs::metadata(path).map_err(io)?; // first: opening a pipe would wait for its writer
         if !meta.is_file() {
-            return Err(io(std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
-                "not a regular file",
-            )));
+            return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
         }
         if meta.len() == 0 {
             return Ok(Self(Bytes::Owned(Vec::new())));
@@ -73,13 +67,7 @@ mod tests {
         assert_eq!(&*FileBytes::map(&path).unwrap(), b"abc");
         std::fs::write(&path, b"").unwrap();
         assert!(FileBytes::map(&path).unwrap().is_empty());
-        assert!(matches!(
-            FileBytes::map(dir.path()),
-            Err(ModelError::Io { .. })
-        ));
-        assert!(matches!(
-            FileBytes::map(&dir.path().join("none")),
-            Err(ModelError::Io { .. })
-        ));
+        assert!(matches!(FileBytes::map(dir.path()), Err(ModelError::Io { .. })));
+        assert!(matches!(FileBytes::map(&dir.path().join("none")), Err(ModelError::Io { .. })));
     }
 }

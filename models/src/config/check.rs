@@ -26,27 +26,17 @@ impl ModelConfig {
             ("ffn", self.ffn, MAX_FFN),
             ("context_len", self.context_len, MAX_CONTEXT),
             ("rope.dim", self.rope.dim, self.head_dim),
-            (
-                "sliding_window",
-                self.sliding_window.unwrap_or(1),
-                MAX_CONTEXT,
-            ),
+            ("sliding_window", self.sliding_window.unwrap_or(1), MAX_CONTEXT),
         ];
         for (key, value, max) in counts {
             check_count(key, value, max)?;
         }
-        if self.heads % self.kv_heads != 0 {
-            let reason = format!(
-                "is {}, which does not divide the {} query heads",
-                self.kv_heads, self.heads
-            );
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let reason = format!("is {}, which does not divide the {} query heads", self.kv_heads, self.heads);
             return Err(ModelError::config("kv_heads", reason));
         }
-        if self.rope.dim % 2 != 0 {
-            return Err(ModelError::config(
-                "rope.dim",
-                format!("is {}, it has to be even", self.rope.dim),
-            ));
+        if !self.rope.dim.is_multiple_of(2) {
+            return Err(ModelError::config("rope.dim", format!("is {}, it has to be even", self.rope.dim)));
         }
         if let Some(moe) = &self.moe {
             check_count("moe.experts", moe.experts, MAX_EXPERTS)?;
@@ -78,10 +68,7 @@ fn check_count(key: &str, value: usize, max: usize) -> Result<(), ModelError> {
     if (1..=max).contains(&value) {
         return Ok(());
     }
-    Err(ModelError::config(
-        key,
-        format!("is {value}, it has to be from 1 to {max}"),
-    ))
+    Err(ModelError::config(key, format!("is {value}, it has to be from 1 to {max}")))
 }
 
 /// Refuses zero, negative and infinite numbers and NaN.
@@ -89,8 +76,5 @@ pub(super) fn check_positive(key: &str, value: f32) -> Result<(), ModelError> {
     if value.is_finite() && value > 0.0 {
         return Ok(());
     }
-    Err(ModelError::config(
-        key,
-        format!("is {value}, it has to be a number above 0"),
-    ))
+    Err(ModelError::config(key, format!("is {value}, it has to be a number above 0")))
 }

@@ -3,10 +3,7 @@
 //! Key names: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#llm>
 
 use super::rope::{BETA_FAST, BETA_SLOW, yarn_attention_factor};
-use super::{
-    Architecture, ModelConfig, MoeConfig, NormKind, ROPE_FACTORS, RopeConfig, RopeLayout,
-    RopeScaling,
-};
+use super::{Architecture, ModelConfig, MoeConfig, NormKind, ROPE_FACTORS, RopeConfig, RopeLayout, RopeScaling};
 use crate::error::ModelError;
 use crate::gguf::{Gguf, Metadata, Value};
 
@@ -21,52 +18,35 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, ModelError> {
     let metadata = file.metadata();
     let name = metadata.required("general.architecture", Metadata::str)?;
     let architecture = Architecture::from_name(name)?;
-    let keys = Keys {
-        metadata,
-        prefix: name,
-    };
+    let keys = Keys { metadata, prefix: name };
     refuse_unsupported(&keys, architecture)?;
 
     let hidden = keys.count("embedding_length")?;
     let heads = keys.count("attention.head_count")?;
     let head_dim = head_dim(&keys, hidden, heads)?;
-    let norm = if architecture == Architecture::Starcoder2 {
-        NormKind::Layer
-    } else {
-        NormKind::Rms
-    };
+    let norm = if architecture == Architecture::Starcoder2 { NormKind::Layer } else { NormKind::Rms };
     let norm_key = match norm {
         NormKind::Rms => "attention.layer_norm_rms_epsilon",
         NormKind::Layer => "attention.layer_norm_epsilon",
     };
-    let moe = if architecture == Architecture::Qwen3Moe {
-        Some(moe(&keys)?)
-    } else {
-        None
-    };
+    let moe = if architecture == Architecture::Qwen3Moe { Some(moe(&keys)?) } else { None };
     Ok(ModelConfig {
         architecture,
         vocab_size: vocab_size(file, hidden)?,
         hidden,
         layers: keys.count("block_count")?,
         heads,
-        kv_heads: keys
-            .optional_count("attention.head_count_kv")?
-            .unwrap_or(heads),
+        kv_heads: keys.optional_count("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
         ffn: match &moe {
-            Some(moe) => keys
-                .optional_count("feed_forward_length")?
-                .unwrap_or(moe.expert_ffn),
+            Some(moe) => keys.optional_count("feed_forward_length")?.unwrap_or(moe.expert_ffn),
             None => keys.count("feed_forward_length")?,
         },
         norm_eps: metadata.required(&keys.name(norm_key), Metadata::f32)?,
         norm,
         rope: rope(&keys, file, architecture, head_dim)?,
         context_len: keys.count("context_length")?,
-        sliding_window: keys
-            .optional_count("attention.sliding_window")?
-            .filter(|&window| window > 0),
+        sliding_window: sliding_window(&keys, architecture)?,
         window_from_layer: 0,
         tie_embeddings: false,
         attention_bias: false,
@@ -80,23 +60,26 @@ pub(super) fn read(file: &Gguf) -> Result<ModelConfig, ModelError> {
     })
 }
 
+/// The window in the file; 0 stands for none. Converters leave StarCoder2's out, and all of its sizes have the
+/// same (<https://arxiv.org/abs/2402.19173>).
+fn sliding_window(keys: &Keys<'_>, architecture: Architecture) -> Result<Option<usize>, ModelError> {
+    let default = match architecture {
+        Architecture::Starcoder2 => 4096,
+        _ => 0,
+    };
+    let window = keys.optional_count("attention.sliding_window")?;
+    Ok(Some(window.unwrap_or(default)).filter(|&window| window > 0))
+}
+
 /// Variants of known architectures that are computed in another way.
 fn refuse_unsupported(keys: &Keys<'_>, architecture: Architecture) -> Result<(), ModelError> {
-    if architecture != Architecture::Qwen3Moe
-        && keys.optional_count("expert_count")?.unwrap_or(0) > 0
-    {
-        let reason = format!(
-            "is there, but of `{}` only dense models are supported",
-            keys.prefix
-        );
+    if architecture != Architecture::Qwen3Moe && keys.optional_count("expert_count")?.unwrap_or(0) > 0 {
+        let reason = format!("is there, but of `{}` only dense models are supported", keys.prefix);
         return Err(ModelError::config(keys.name("expert_count"), reason));
     }
     let finetuned = keys.name("rope.scaling.finetuned");
     if keys.prefix == "granite" && keys.metadata.bool(&finetuned)? == Some(false) {
-        return Err(ModelError::config(
-            finetuned,
-            "is false: Granite models without rope are not supported",
-        ));
+        return Err(ModelError::config(finetuned, "is false: Granite models without rope are not supported"));
     }
     Ok(())
 }
@@ -107,22 +90,15 @@ fn head_dim(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, Model
     if let (Some(key), Some(value)) = (key_length, value_length)
         && key != value
     {
-        let reason =
-            format!("is {value} and the key length {key}: heads of two widths are not supported");
-        return Err(ModelError::config(
-            keys.name("attention.value_length"),
-            reason,
-        ));
+        let reason = format!("is {value} and the key length {key}: heads of two widths are not supported");
+        return Err(ModelError::config(keys.name("attention.value_length"), reason));
     }
     match key_length.or(value_length) {
         Some(head_dim) => Ok(head_dim),
-        None if heads > 0 && hidden % heads == 0 => Ok(hidden / heads),
+        None if heads > 0 && hidden.is_multiple_of(heads) => Ok(hidden / heads),
         None => {
             let reason = format!("is {heads}, which does not divide the embedding length {hidden}");
-            Err(ModelError::config(
-                keys.name("attention.head_count"),
-                reason,
-            ))
+            Err(ModelError::config(keys.name("attention.head_count"), reason))
         }
     }
 }
@@ -130,18 +106,12 @@ fn head_dim(keys: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, Model
 /// The token table tells: metadata may be missing or count the tokens without padding.
 fn vocab_size(file: &Gguf, hidden: usize) -> Result<usize, ModelError> {
     let name = "token_embd.weight";
-    let table = file.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-        name: name.to_owned(),
-    })?;
+    let table = file.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
     match table.shape[..] {
         [vocab_size, cols] if cols == hidden => Ok(vocab_size),
         _ => {
             let expected = vec![table.shape[0], hidden];
-            Err(ModelError::WrongShape {
-                name: name.to_owned(),
-                expected,
-                found: table.shape.clone(),
-            })
+            Err(ModelError::WrongShape { name: name.to_owned(), expected, found: table.shape.clone() })
         }
     }
 }
@@ -157,24 +127,14 @@ fn moe(keys: &Keys<'_>) -> Result<MoeConfig, ModelError> {
     })
 }
 
-fn rope(
-    keys: &Keys<'_>,
-    file: &Gguf,
-    architecture: Architecture,
-    head_dim: usize,
-) -> Result<RopeConfig, ModelError> {
+fn rope(keys: &Keys<'_>, file: &Gguf, architecture: Architecture, head_dim: usize) -> Result<RopeConfig, ModelError> {
     let layout = match architecture {
         Architecture::Llama => RopeLayout::Interleaved,
         _ => RopeLayout::Neox,
     };
     Ok(RopeConfig {
-        theta: keys
-            .metadata
-            .f32(&keys.name("rope.freq_base"))?
-            .unwrap_or(10_000.0),
-        dim: keys
-            .optional_count("rope.dimension_count")?
-            .unwrap_or(head_dim),
+        theta: keys.metadata.f32(&keys.name("rope.freq_base"))?.unwrap_or(10_000.0),
+        dim: keys.optional_count("rope.dimension_count")?.unwrap_or(head_dim),
         layout,
         scaling: scaling(keys, file.tensor(ROPE_FACTORS).is_some())?,
     })
@@ -194,8 +154,7 @@ fn scaling(keys: &Keys<'_>, has_factors: bool) -> Result<RopeScaling, ModelError
         (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
         (Some("yarn"), factor) => yarn(keys, factor)?,
         (Some(other), _) => {
-            let reason =
-                format!("is `{other}`, known: none, linear, yarn, and factors in `{ROPE_FACTORS}`");
+            let reason = format!("is `{other}`, known: none, linear, yarn, and factors in `{ROPE_FACTORS}`");
             return Err(ModelError::config(type_key, reason));
         }
     };
@@ -203,9 +162,7 @@ fn scaling(keys: &Keys<'_>, has_factors: bool) -> Result<RopeScaling, ModelError
         (false, _) => Ok(scaling),
         (true, RopeScaling::None) => Ok(RopeScaling::Factors),
         (true, _) => {
-            let reason = format!(
-                "stretches the frequencies a second time, beside the tensor `{ROPE_FACTORS}`"
-            );
+            let reason = format!("stretches the frequencies a second time, beside the tensor `{ROPE_FACTORS}`");
             Err(ModelError::config(type_key, reason))
         }
     }
@@ -213,10 +170,7 @@ fn scaling(keys: &Keys<'_>, has_factors: bool) -> Result<RopeScaling, ModelError
 
 fn yarn(keys: &Keys<'_>, factor: Option<f32>) -> Result<RopeScaling, ModelError> {
     let Some(factor) = factor else {
-        return Err(ModelError::config(
-            keys.name("rope.scaling.factor"),
-            "is missing, yarn needs it",
-        ));
+        return Err(ModelError::config(keys.name("rope.scaling.factor"), "is missing, yarn needs it"));
     };
     let original_context = match keys.optional_count("rope.scaling.original_context_length")? {
         Some(original) => original,
@@ -244,10 +198,7 @@ impl Keys<'_> {
     /// A whole number that has to be there.
     fn count(&self, key: &str) -> Result<usize, ModelError> {
         let name = self.name(key);
-        self.optional_count(key)?
-            .ok_or(ModelError::Metadata(crate::gguf::MetadataError::Missing {
-                key: name,
-            }))
+        self.optional_count(key)?.ok_or(ModelError::Metadata(crate::gguf::MetadataError::Missing { key: name }))
     }
 
     /// A whole number; where the file has one a layer they have to be the same.
@@ -258,31 +209,18 @@ impl Keys<'_> {
                 let first = array.get(0).as_ref().and_then(Value::as_u64);
                 let same = |index| array.get(index).as_ref().and_then(Value::as_u64) == first;
                 if first.is_none() || !(1..array.len()).all(same) {
-                    return Err(ModelError::config(
-                        name,
-                        "differs from layer to layer, which is not supported",
-                    ));
+                    return Err(ModelError::config(name, "differs from layer to layer, which is not supported"));
                 }
                 first
             }
             _ => self.metadata.u64(&name)?,
         };
-        let too_large = |number| {
-            ModelError::config(
-                name.clone(),
-                format!("is {number}, more than can be addressed"),
-            )
-        };
-        number
-            .map(|number| usize::try_from(number).map_err(|_| too_large(number)))
-            .transpose()
+        let too_large = |number| ModelError::config(name.clone(), format!("is {number}, more than can be addressed"));
+        number.map(|number| usize::try_from(number).map_err(|_| too_large(number))).transpose()
     }
 
     /// A float of which 0 means that it is not there.
     fn scale(&self, key: &str) -> Result<Option<f32>, ModelError> {
-        Ok(self
-            .metadata
-            .f32(&self.name(key))?
-            .filter(|&scale| scale != 0.0))
+        Ok(self.metadata.f32(&self.name(key))?.filter(|&scale| scale != 0.0))
     }
 }

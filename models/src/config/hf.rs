@@ -16,15 +16,10 @@ const MAX_FILE: u64 = 1 << 22;
 
 /// The text of a `config.json`, whose size is checked first.
 pub(super) fn read_file(path: &Path) -> Result<String, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
     let len = std::fs::metadata(path).map_err(io)?.len();
     if len > MAX_FILE {
-        return Err(ModelError::ConfigJson {
-            reason: format!("it has {len} bytes, at most {MAX_FILE} can be right"),
-        });
+        return Err(ModelError::ConfigJson { reason: format!("it has {len} bytes, at most {MAX_FILE} can be right") });
     }
     std::fs::read_to_string(path).map_err(io)
 }
@@ -32,13 +27,8 @@ pub(super) fn read_file(path: &Path) -> Result<String, ModelError> {
 /// Reads the configuration; facts that tensors tell are left at their defaults.
 pub(super) fn read(text: &str) -> Result<ModelConfig, ModelError> {
     let object: Map<String, Value> =
-        serde_json::from_str(text).map_err(|error| ModelError::ConfigJson {
-            reason: error.to_string(),
-        })?;
-    let fields = Fields {
-        object: &object,
-        path: "",
-    };
+        serde_json::from_str(text).map_err(|error| ModelError::ConfigJson { reason: error.to_string() })?;
+    let fields = Fields { object: &object, path: "" };
     let model_type = model_type(&fields)?;
     let architecture = Architecture::from_name(model_type)?;
     refuse_unsupported(&fields, architecture)?;
@@ -47,10 +37,8 @@ pub(super) fn read(text: &str) -> Result<ModelConfig, ModelError> {
     let heads = fields.required_count("num_attention_heads")?;
     let head_dim = match fields.count("head_dim")? {
         Some(head_dim) => head_dim,
-        None if architecture == Architecture::Qwen3 || architecture == Architecture::Qwen3Moe => {
-            128
-        }
-        None if heads > 0 && hidden % heads == 0 => hidden / heads,
+        None if architecture == Architecture::Qwen3 || architecture == Architecture::Qwen3Moe => 128,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             let reason = format!("is {heads}, which does not divide the hidden size {hidden}");
             return Err(ModelError::config("num_attention_heads", reason));
@@ -78,11 +66,7 @@ pub(super) fn read(text: &str) -> Result<ModelConfig, ModelError> {
             true => fields.float("norm_epsilon")?.unwrap_or(1e-5),
             false => fields.float("rms_norm_eps")?.unwrap_or(1e-6),
         },
-        norm: if starcoder2 {
-            NormKind::Layer
-        } else {
-            NormKind::Rms
-        },
+        norm: if starcoder2 { NormKind::Layer } else { NormKind::Rms },
         context_len: stretched_context(&rope.scaling, context_len),
         rope,
         sliding_window,
@@ -91,17 +75,11 @@ pub(super) fn read(text: &str) -> Result<ModelConfig, ModelError> {
         attention_bias: false,
         mlp_bias: false,
         qk_norm: false,
-        moe: if architecture == Architecture::Qwen3Moe {
-            Some(moe(&fields, layers)?)
-        } else {
-            None
-        },
+        moe: if architecture == Architecture::Qwen3Moe { Some(moe(&fields, layers)?) } else { None },
         embedding_scale: granite("embedding_multiplier")?.filter(|&scale| scale != 1.0),
         residual_scale: granite("residual_multiplier")?.filter(|&scale| scale != 1.0),
         attention_scale: granite("attention_multiplier")?,
-        logit_scale: granite("logits_scaling")?
-            .filter(|&scale| scale != 1.0)
-            .map(f32::recip),
+        logit_scale: granite("logits_scaling")?.filter(|&scale| scale != 1.0).map(f32::recip),
     })
 }
 
@@ -110,10 +88,7 @@ fn model_type<'a>(fields: &Fields<'a>) -> Result<&'a str, ModelError> {
     if let Some(model_type) = fields.str("model_type")? {
         return Ok(model_type);
     }
-    let class = fields
-        .value("architectures")
-        .and_then(|list| list.get(0))
-        .and_then(Value::as_str);
+    let class = fields.value("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     match class {
         Some("LlamaForCausalLM") => Ok("llama"),
         Some("MistralForCausalLM") => Ok("mistral"),
@@ -123,48 +98,28 @@ fn model_type<'a>(fields: &Fields<'a>) -> Result<&'a str, ModelError> {
         Some("Qwen3MoeForCausalLM") => Ok("qwen3_moe"),
         Some("Starcoder2ForCausalLM") => Ok("starcoder2"),
         Some(other) => Ok(other),
-        None => Err(ModelError::config(
-            "model_type",
-            "is missing, and so is `architectures`",
-        )),
+        None => Err(ModelError::config("model_type", "is missing, and so is `architectures`")),
     }
 }
 
 /// Variants of known model types that are computed in another way.
 fn refuse_unsupported(fields: &Fields<'_>, architecture: Architecture) -> Result<(), ModelError> {
     if let Some(quantization) = fields.value("quantization_config") {
-        let method = quantization
-            .get("quant_method")
-            .and_then(Value::as_str)
-            .unwrap_or("unknown");
-        let reason = format!(
-            "says the weights are quantised with `{method}`; take the original checkpoint or a GGUF file"
-        );
+        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+        let reason =
+            format!("says the weights are quantised with `{method}`; take the original checkpoint or a GGUF file");
         return Err(ModelError::config("quantization_config", reason));
     }
     let starcoder2 = architecture == Architecture::Starcoder2;
     let activation = fields.str("hidden_act")?;
-    let known: &[&str] = if starcoder2 {
-        &["gelu_pytorch_tanh", "gelu_new"]
-    } else {
-        &["silu", "swish"]
-    };
+    let known: &[&str] = if starcoder2 { &["gelu_pytorch_tanh", "gelu_new"] } else { &["silu", "swish"] };
     if let Some(found) = activation.filter(|found| !known.contains(found)) {
-        let reason = format!(
-            "is `{found}`, of this architecture only {} is supported",
-            known.join(" or ")
-        );
+        let reason = format!("is `{found}`, of this architecture only {} is supported", known.join(" or "));
         return Err(ModelError::config("hidden_act", reason));
     }
     for (key, supported) in [("norm_type", "layer_norm"), ("mlp_type", "default")] {
-        if let Some(found) = fields
-            .str(key)?
-            .filter(|&found| starcoder2 && found != supported)
-        {
-            return Err(ModelError::config(
-                key,
-                format!("is `{found}`, only `{supported}` is supported"),
-            ));
+        if let Some(found) = fields.str(key)?.filter(|&found| starcoder2 && found != supported) {
+            return Err(ModelError::config(key, format!("is `{found}`, only `{supported}` is supported")));
         }
     }
     Ok(())
@@ -179,11 +134,7 @@ fn kv_heads(fields: &Fields<'_>, model_type: &str, heads: usize) -> Result<usize
 }
 
 /// The window, and the first layer that has it.
-fn sliding_window(
-    fields: &Fields<'_>,
-    model_type: &str,
-    layers: usize,
-) -> Result<(Option<usize>, usize), ModelError> {
+fn sliding_window(fields: &Fields<'_>, model_type: &str, layers: usize) -> Result<(Option<usize>, usize), ModelError> {
     let window = match fields.count("sliding_window")? {
         Some(window) => window,
         // The class's default; later models say `null`.
@@ -192,10 +143,7 @@ fn sliding_window(
     };
     if !model_type.starts_with("qwen") {
         // Llama and Granite have no window, whatever the file says.
-        return Ok((
-            Some(window).filter(|_| matches!(model_type, "mistral" | "starcoder2")),
-            0,
-        ));
+        return Ok((Some(window).filter(|_| matches!(model_type, "mistral" | "starcoder2")), 0));
     }
     if !fields.bool("use_sliding_window")?.unwrap_or(false) {
         return Ok((None, 0));
@@ -208,18 +156,13 @@ fn sliding_window(
 fn moe(fields: &Fields<'_>, layers: usize) -> Result<MoeConfig, ModelError> {
     let step = fields.count("decoder_sparse_step")?.unwrap_or(1);
     if step != 1 {
-        let reason =
-            format!("is {step}: models in which only some layers have experts are not supported");
+        let reason = format!("is {step}: models in which only some layers have experts are not supported");
         return Err(ModelError::config("decoder_sparse_step", reason));
     }
-    let dense = fields
-        .value("mlp_only_layers")
-        .and_then(Value::as_array)
-        .map_or(0, Vec::len);
+    let dense = fields.value("mlp_only_layers").and_then(Value::as_array).map_or(0, Vec::len);
     if dense > 0 {
-        let reason = format!(
-            "names {dense} of {layers} layers: models in which only some have experts are not supported"
-        );
+        let reason =
+            format!("names {dense} of {layers} layers: models in which only some have experts are not supported");
         return Err(ModelError::config("mlp_only_layers", reason));
     }
     Ok(MoeConfig {
@@ -233,21 +176,15 @@ fn moe(fields: &Fields<'_>, layers: usize) -> Result<MoeConfig, ModelError> {
 /// YaRN is often added to a file without its context length being changed.
 fn stretched_context(scaling: &RopeScaling, context_len: usize) -> usize {
     match *scaling {
-        RopeScaling::Yarn {
-            factor,
-            original_context,
-            ..
-        } => context_len.max((original_context as f64 * f64::from(factor)) as usize),
+        RopeScaling::Yarn { factor, original_context, .. } => {
+            context_len.max((original_context as f64 * f64::from(factor)) as usize)
+        }
         _ => context_len,
     }
 }
 
 /// `rope_theta` and `rope_scaling`, or both in `rope_parameters` (transformers 5).
-fn rope(
-    fields: &Fields<'_>,
-    head_dim: usize,
-    context_len: usize,
-) -> Result<RopeConfig, ModelError> {
+fn rope(fields: &Fields<'_>, head_dim: usize, context_len: usize) -> Result<RopeConfig, ModelError> {
     let parameters = match fields.object("rope_parameters")? {
         Some(parameters) => Some(parameters),
         None => fields.object("rope_scaling")?,
@@ -268,26 +205,15 @@ fn rope(
         Some(partial) => Some(partial),
         None => fields.float("partial_rotary_factor")?,
     };
-    let dim = partial.map_or(head_dim, |partial| {
-        (f64::from(partial) * head_dim as f64) as usize
-    });
+    let dim = partial.map_or(head_dim, |partial| (f64::from(partial) * head_dim as f64) as usize);
     let scaling = match &parameters {
         Some(parameters) => scaling(fields, parameters, context_len)?,
         None => RopeScaling::None,
     };
-    Ok(RopeConfig {
-        theta,
-        dim,
-        layout: RopeLayout::Neox,
-        scaling,
-    })
+    Ok(RopeConfig { theta, dim, layout: RopeLayout::Neox, scaling })
 }
 
-fn scaling(
-    fields: &Fields<'_>,
-    parameters: &Fields<'_>,
-    context_len: usize,
-) -> Result<RopeScaling, ModelError> {
+fn scaling(fields: &Fields<'_>, parameters: &Fields<'_>, context_len: usize) -> Result<RopeScaling, ModelError> {
     let kind = match parameters.str("rope_type")? {
         Some(kind) => kind,
         None => parameters.str("type")?.unwrap_or("default"),
@@ -303,9 +229,7 @@ fn scaling(
         "default" | "none" => Ok(RopeScaling::None),
         // Within `max_position_embeddings`, which is the limit here, dynamic scaling changes nothing.
         "dynamic" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: parameters.required_float("factor")?,
-        }),
+        "linear" => Ok(RopeScaling::Linear { factor: parameters.required_float("factor")? }),
         "llama3" => Ok(RopeScaling::Llama3 {
             factor: parameters.required_float("factor")?,
             low_freq_factor: parameters.required_float("low_freq_factor")?,
@@ -324,10 +248,7 @@ fn scaling(
         }
         other => {
             let reason = format!("is `{other}`, known: default, linear, dynamic, llama3, yarn");
-            Err(ModelError::config(
-                format!("{}.rope_type", parameters.path),
-                reason,
-            ))
+            Err(ModelError::config(format!("{}.rope_type", parameters.path), reason))
         }
     }
 }
@@ -338,19 +259,10 @@ fn attention_factor(parameters: &Fields<'_>, factor: f32) -> Result<f32, ModelEr
         return Ok(given);
     }
     let scaled = |mscale: f32| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * mscale * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
     };
-    match (
-        parameters.float("mscale")?,
-        parameters.float("mscale_all_dim")?,
-    ) {
-        (Some(mscale), Some(all_dim)) if mscale != 0.0 && all_dim != 0.0 => {
-            Ok(scaled(mscale) / scaled(all_dim))
-        }
+    match (parameters.float("mscale")?, parameters.float("mscale_all_dim")?) {
+        (Some(mscale), Some(all_dim)) if mscale != 0.0 && all_dim != 0.0 => Ok(scaled(mscale) / scaled(all_dim)),
         _ => Ok(yarn_attention_factor(factor)),
     }
 }
@@ -368,11 +280,7 @@ impl<'a> Fields<'a> {
     }
 
     fn name(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     fn typed<T>(
@@ -389,17 +297,10 @@ impl<'a> Fields<'a> {
             None => {
                 let mut found = value.to_string();
                 if found.len() > 80 {
-                    let kind = if value.is_string() {
-                        "a long string"
-                    } else {
-                        "a nested value"
-                    };
+                    let kind = if value.is_string() { "a long string" } else { "a nested value" };
                     found = kind.to_owned();
                 }
-                Err(ModelError::config(
-                    self.name(key),
-                    format!("is {found}, expected {expected}"),
-                ))
+                Err(ModelError::config(self.name(key), format!("is {found}, expected {expected}")))
             }
         }
     }
@@ -413,18 +314,12 @@ impl<'a> Fields<'a> {
     }
 
     fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let whole = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|number| usize::try_from(number).ok())
-        };
+        let whole = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
         self.typed(key, "a whole number", whole)
     }
 
     fn float(&self, key: &str) -> Result<Option<f32>, ModelError> {
-        self.typed(key, "a number", |value| {
-            value.as_f64().map(|number| number as f32)
-        })
+        self.typed(key, "a number", |value| value.as_f64().map(|number| number as f32))
     }
 
     fn object(&self, key: &'static str) -> Result<Option<Fields<'a>>, ModelError> {
@@ -433,12 +328,10 @@ impl<'a> Fields<'a> {
     }
 
     fn required_count(&self, key: &str) -> Result<usize, ModelError> {
-        self.count(key)?
-            .ok_or_else(|| ModelError::config(self.name(key), "is missing"))
+        self.count(key)?.ok_or_else(|| ModelError::config(self.name(key), "is missing"))
     }
 
     fn required_float(&self, key: &str) -> Result<f32, ModelError> {
-        self.float(key)?
-            .ok_or_else(|| ModelError::config(self.name(key), "is missing"))
+        self.float(key)?.ok_or_else(|| ModelError::config(self.name(key), "is missing"))
     }
 }

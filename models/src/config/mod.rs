@@ -175,8 +175,7 @@ impl ModelConfig {
 
     /// The window of a layer: tokens that a query sees, its own included; `None` sees all.
     pub fn window(&self, layer: usize) -> Option<usize> {
-        self.sliding_window
-            .filter(|_| layer >= self.window_from_layer)
+        self.sliding_window.filter(|_| layer >= self.window_from_layer)
     }
 
     /// Notes what the presence of tensors tells.
@@ -213,5 +212,7 @@ pub fn open_safetensors<P: AsRef<Path>>(
     Ok((config, weights))
 }
 
+#[cfg(test)]
+mod published;
 #[cfg(test)]
 mod tests;

@@ -66,11 +66,7 @@ pub(super) const BETA_SLOW: f32 = 1.0;
 
 /// YaRN's recommended factor on cos and sin.
 pub(super) fn yarn_attention_factor(factor: f32) -> f32 {
-    if factor <= 1.0 {
-        1.0
-    } else {
-        0.1 * factor.ln() + 1.0
-    }
+    if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
 }
 
 impl RopeScaling {
@@ -78,45 +74,27 @@ impl RopeScaling {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         let context = |value: usize| {
             let reason = "is 0, it has to be the context before the stretch";
-            if value == 0 {
-                Err(ModelError::config("rope.scaling.original_context", reason))
-            } else {
-                Ok(())
-            }
+            if value == 0 { Err(ModelError::config("rope.scaling.original_context", reason)) } else { Ok(()) }
         };
         match *self {
             RopeScaling::None | RopeScaling::Factors => Ok(()),
             RopeScaling::Linear { factor } => check_positive("rope.scaling.factor", factor),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => {
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 check_positive("rope.scaling.factor", factor)?;
                 check_positive("rope.scaling.low_freq_factor", low_freq_factor)?;
                 check_positive("rope.scaling.high_freq_factor", high_freq_factor)?;
                 if high_freq_factor <= low_freq_factor {
-                    let reason = format!(
-                        "is {high_freq_factor}, it has to be above low_freq_factor {low_freq_factor}"
-                    );
+                    let reason = format!("is {high_freq_factor}, it has to be above low_freq_factor {low_freq_factor}");
                     return Err(ModelError::config("rope.scaling.high_freq_factor", reason));
                 }
                 context(original_context)
             }
-            RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_fast,
-                beta_slow,
-                attention_factor,
-            } => {
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor } => {
                 check_positive("rope.scaling.factor", factor)?;
                 check_positive("rope.scaling.beta_slow", beta_slow)?;
                 check_positive("rope.scaling.attention_factor", attention_factor)?;
                 if !beta_fast.is_finite() || beta_fast <= beta_slow {
-                    let reason =
-                        format!("is {beta_fast}, it has to be above beta_slow {beta_slow}");
+                    let reason = format!("is {beta_fast}, it has to be above beta_slow {beta_slow}");
                     return Err(ModelError::config("rope.scaling.beta_fast", reason));
                 }
                 context(original_context)

@@ -25,11 +25,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `count` bytes; `what` names them in the error.
-    pub(super) fn take(
-        &mut self,
-        count: u64,
-        what: impl FnOnce() -> String,
-    ) -> Result<&'a [u8], GgufError> {
+    pub(super) fn take(&mut self, count: u64, what: impl FnOnce() -> String) -> Result<&'a [u8], GgufError> {
         let left = self.left();
         match usize::try_from(count) {
             Ok(count) if count <= left => {
@@ -37,20 +33,12 @@ impl<'a> Cursor<'a> {
                 self.at += count;
                 Ok(taken)
             }
-            _ => Err(GgufError::Truncated {
-                what: what(),
-                at: self.at as u64,
-                needed: count,
-                left: left as u64,
-            }),
+            _ => Err(GgufError::Truncated { what: what(), at: self.at as u64, needed: count, left: left as u64 }),
         }
     }
 
     /// The next `N` bytes as an array.
-    pub(super) fn array<const N: usize>(
-        &mut self,
-        what: impl FnOnce() -> String,
-    ) -> Result<[u8; N], GgufError> {
+    pub(super) fn array<const N: usize>(&mut self, what: impl FnOnce() -> String) -> Result<[u8; N], GgufError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N as u64, what)?);
         Ok(array)

@@ -10,9 +10,7 @@ pub enum GgufError {
         found: Vec<u8>,
     },
     /// A version that is not read.
-    #[error(
-        "GGUF version {version} is not read, versions 2 and 3 are; convert the model again with a current tool"
-    )]
+    #[error("GGUF version {version} is not read, versions 2 and 3 are; convert the model again with a current tool")]
     UnsupportedVersion {
         /// Version in the file.
         version: u32,
@@ -82,9 +80,7 @@ pub enum GgufError {
         found: u8,
     },
     /// An array of arrays.
-    #[error(
-        "metadata key `{key}` is an array of arrays, which no model needs and Engram does not read"
-    )]
+    #[error("metadata key `{key}` is an array of arrays, which no model needs and Engram does not read")]
     NestedArray {
         /// The key.
         key: String,
@@ -134,9 +130,7 @@ pub enum GgufError {
         shape: Vec<u64>,
     },
     /// An element type that ggml has and Engram does not read.
-    #[error(
-        "tensor `{name}` has type {type_name}, which Engram does not read; supported: {supported}"
-    )]
+    #[error("tensor `{name}` has type {type_name}, which Engram does not read; supported: {supported}")]
     UnsupportedType {
         /// Name of the tensor.
         name: String,
@@ -154,9 +148,7 @@ pub enum GgufError {
         id: u32,
     },
     /// A row that does not fill whole quantisation blocks.
-    #[error(
-        "tensor `{name}` of type {type_name} has rows of {cols} elements, they come in blocks of {block}"
-    )]
+    #[error("tensor `{name}` of type {type_name} has rows of {cols} elements, they come in blocks of {block}")]
     RowNotBlocks {
         /// Name of the tensor.
         name: String,
@@ -168,9 +160,7 @@ pub enum GgufError {
         block: u64,
     },
     /// Tensor data that does not begin at a multiple of the alignment.
-    #[error(
-        "tensor `{name}` begins at offset {offset}, which is not a multiple of the file's alignment {alignment}"
-    )]
+    #[error("tensor `{name}` begins at offset {offset}, which is not a multiple of the file's alignment {alignment}")]
     Misaligned {
         /// Name of the tensor.
         name: String,

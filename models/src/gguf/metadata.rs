@@ -295,9 +295,7 @@ impl Metadata {
         key: &str,
         get: impl FnOnce(&'a Self, &str) -> Result<Option<T>, MetadataError>,
     ) -> Result<T, MetadataError> {
-        get(self, key)?.ok_or_else(|| MetadataError::Missing {
-            key: key.to_owned(),
-        })
+        get(self, key)?.ok_or_else(|| MetadataError::Missing { key: key.to_owned() })
     }
 
     fn typed<'a, T>(
@@ -313,21 +311,12 @@ impl Metadata {
             Some(read) => Ok(Some(read)),
             None => {
                 let found = match value {
-                    Value::I8(_)
-                    | Value::I16(_)
-                    | Value::I32(_)
-                    | Value::I64(_)
-                    | Value::U32(_)
-                    | Value::U64(_) => {
+                    Value::I8(_) | Value::I16(_) | Value::I32(_) | Value::I64(_) | Value::U32(_) | Value::U64(_) => {
                         format!("{value:?}")
                     }
                     other => other.type_name().to_owned(),
                 };
-                Err(MetadataError::WrongType {
-                    key: key.to_owned(),
-                    expected,
-                    found,
-                })
+                Err(MetadataError::WrongType { key: key.to_owned(), expected, found })
             }
         }
     }

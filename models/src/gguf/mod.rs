@@ -98,22 +98,9 @@ impl Gguf {
                 range: entry.range,
             })
             .collect();
-        let by_name = tensors
-            .iter()
-            .enumerate()
-            .map(|(index, tensor)| (tensor.name.clone(), index))
-            .collect();
-        let parts = vec![Part {
-            path: path.to_owned(),
-            bytes,
-        }];
-        Ok(Self {
-            version: header.version,
-            metadata: header.metadata,
-            tensors,
-            by_name,
-            parts,
-        })
+        let by_name = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
+        let parts = vec![Part { path: path.to_owned(), bytes }];
+        Ok(Self { version: header.version, metadata: header.metadata, tensors, by_name, parts })
     }
 
     /// Takes in the tensors of another part of the same split model.
@@ -121,11 +108,7 @@ impl Gguf {
         let part = self.parts.len();
         self.parts.extend(other.parts);
         for tensor in other.tensors {
-            if self
-                .by_name
-                .insert(tensor.name.clone(), self.tensors.len())
-                .is_some()
-            {
+            if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
                 return Err(GgufError::DuplicateTensor { name: tensor.name });
             }
             self.tensors.push(TensorInfo { part, ..tensor });
@@ -160,18 +143,13 @@ impl Gguf {
 
     /// The bytes of a tensor, in ggml's block layout of its type; not aligned to more than the file is.
     pub fn tensor_data(&self, name: &str) -> Result<&[u8], ModelError> {
-        let tensor = self.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-            name: name.to_owned(),
-        })?;
+        let tensor = self.tensor(name).ok_or_else(|| ModelError::MissingTensor { name: name.to_owned() })?;
         Ok(&self.parts[tensor.part].bytes[tensor.range.clone()])
     }
 }
 
 fn gguf_error(path: &Path, source: GgufError) -> ModelError {
-    ModelError::Gguf {
-        path: path.to_owned(),
-        source,
-    }
+    ModelError::Gguf { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@ const LAST_TYPE: u32 = 42;
 
 /// The names of all types that are read, comma-separated, for messages.
 pub(super) fn supported_types() -> String {
-    let names: Vec<&str> = (0..=LAST_TYPE)
-        .filter_map(GgmlType::from_ggml_id)
-        .map(GgmlType::name)
-        .collect();
+    let names: Vec<&str> = (0..=LAST_TYPE).filter_map(GgmlType::from_ggml_id).map(GgmlType::name).collect();
     names.join(", ")
 }
 

@@ -54,23 +54,11 @@ impl GgufWriter {
     ) -> Result<&mut Self, ModelError> {
         let name = name.into();
         let rows: usize = shape.iter().rev().skip(1).product();
-        let expected = shape
-            .last()
-            .and_then(|&cols| ty.row_bytes(cols))
-            .map_or(0, |bytes| bytes * rows);
+        let expected = shape.last().and_then(|&cols| ty.row_bytes(cols)).map_or(0, |bytes| bytes * rows);
         if expected != data.len() || expected == 0 {
-            return Err(ModelError::WrongShape {
-                name,
-                expected: vec![expected],
-                found: vec![data.len()],
-            });
+            return Err(ModelError::WrongShape { name, expected: vec![expected], found: vec![data.len()] });
         }
-        self.tensors.push(WriterTensor {
-            name,
-            ty,
-            shape: shape.to_vec(),
-            data,
-        });
+        self.tensors.push(WriterTensor { name, ty, shape: shape.to_vec(), data });
         Ok(self)
     }
 
@@ -81,12 +69,7 @@ impl GgufWriter {
         shape: &[usize],
         values: &[f32],
     ) -> Result<&mut Self, ModelError> {
-        self.tensor(
-            name,
-            GgmlType::F32,
-            shape,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        )
+        self.tensor(name, GgmlType::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     /// The file's bytes.
@@ -105,10 +88,7 @@ impl GgufWriter {
             self.write_to(&mut file)?;
             file.flush()
         };
-        write().map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        write().map_err(|source| ModelError::Io { path: path.to_owned(), source })
     }
 
     fn write_to(&self, out: &mut impl Write) -> std::io::Result<()> {

@@ -10,9 +10,7 @@ pub enum SafetensorsError {
         len: usize,
     },
     /// A header longer than any model's.
-    #[error(
-        "header of {len} bytes, at most {limit} can be right; the file is corrupt or of another format"
-    )]
+    #[error("header of {len} bytes, at most {limit} can be right; the file is corrupt or of another format")]
     HeaderTooLarge {
         /// Length in the file.
         len: u64,
@@ -20,9 +18,7 @@ pub enum SafetensorsError {
         limit: u64,
     },
     /// The file ends inside the header.
-    #[error(
-        "header of {len} bytes, only {left} are left in the file; the file is cut short: fetch it again"
-    )]
+    #[error("header of {len} bytes, only {left} are left in the file; the file is cut short: fetch it again")]
     HeaderTruncated {
         /// Length in the file.
         len: u64,
@@ -60,9 +56,7 @@ pub enum SafetensorsError {
         shape: Vec<usize>,
     },
     /// A byte range that does not fit the shape.
-    #[error(
-        "tensor `{name}` has bytes {start} to {end}, its dtype and shape take {expected} bytes"
-    )]
+    #[error("tensor `{name}` has bytes {start} to {end}, its dtype and shape take {expected} bytes")]
     WrongLength {
         /// Name of the tensor.
         name: String,
@@ -122,9 +116,7 @@ pub enum SafetensorsError {
         shards: Vec<String>,
     },
     /// A tensor that the index promises and its shard does not have.
-    #[error(
-        "index says tensor `{name}` is in `{file}`, it is not: index and shards are of different models"
-    )]
+    #[error("index says tensor `{name}` is in `{file}`, it is not: index and shards are of different models")]
     NotInShard {
         /// Name of the tensor.
         name: String,

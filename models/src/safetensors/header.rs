@@ -28,15 +28,10 @@ pub(super) struct TensorEntry {
 
 /// Reads and checks the header of a whole file.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<TensorEntry>, SafetensorsError> {
-    let (len, rest) = bytes
-        .split_first_chunk::<PREFIX>()
-        .ok_or(SafetensorsError::TooShort { len: bytes.len() })?;
+    let (len, rest) = bytes.split_first_chunk::<PREFIX>().ok_or(SafetensorsError::TooShort { len: bytes.len() })?;
     let (len, left) = (u64::from_le_bytes(*len), rest.len() as u64);
     if len > MAX_HEADER {
-        return Err(SafetensorsError::HeaderTooLarge {
-            len,
-            limit: MAX_HEADER,
-        });
+        return Err(SafetensorsError::HeaderTooLarge { len, limit: MAX_HEADER });
     }
     if len > left {
         return Err(SafetensorsError::HeaderTruncated { len, left });
@@ -63,15 +58,10 @@ fn read_json(header: &[u8]) -> Result<Vec<(String, TensorInfo)>, SafetensorsErro
     let text = std::str::from_utf8(header).map_err(|error| bad(error.to_string()))?;
     let mut duplicate = None;
     let mut json = serde_json::Deserializer::from_str(text);
-    let tensors = json.deserialize_map(HeaderVisitor {
-        duplicate: &mut duplicate,
-    });
+    let tensors = json.deserialize_map(HeaderVisitor { duplicate: &mut duplicate });
     match (tensors, duplicate) {
         (_, Some(name)) => Err(SafetensorsError::DuplicateTensor { name }),
-        (Ok(tensors), None) => json
-            .end()
-            .map(|()| tensors)
-            .map_err(|error| bad(error.to_string())),
+        (Ok(tensors), None) => json.end().map(|()| tensors).map_err(|error| bad(error.to_string())),
         (Err(error), None) => Err(bad(error.to_string())),
     }
 }
@@ -106,72 +96,40 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
 }
 
 /// `tensors` sorted by offset have to fill the data section exactly, each with the bytes of its shape.
-fn check_ranges(
-    tensors: &[(String, TensorInfo)],
-    available: usize,
-) -> Result<(), SafetensorsError> {
+fn check_ranges(tensors: &[(String, TensorInfo)], available: usize) -> Result<(), SafetensorsError> {
     let mut filled = 0;
     let mut previous = "";
     for (name, info) in tensors {
         let (start, end) = info.data_offsets;
         let expected = byte_length(name, info)?;
         if end.checked_sub(start) != Some(expected) {
-            return Err(SafetensorsError::WrongLength {
-                name: name.clone(),
-                start,
-                end,
-                expected,
-            });
+            return Err(SafetensorsError::WrongLength { name: name.clone(), start, end, expected });
         }
         if end > available {
-            return Err(SafetensorsError::TensorPastEnd {
-                name: name.clone(),
-                end,
-                available,
-            });
+            return Err(SafetensorsError::TensorPastEnd { name: name.clone(), end, available });
         }
         if start > filled {
-            return Err(SafetensorsError::Hole {
-                start: filled,
-                end: start,
-            });
+            return Err(SafetensorsError::Hole { start: filled, end: start });
         }
         if start < filled {
             let first = previous.to_owned();
-            return Err(SafetensorsError::Overlap {
-                first,
-                second: name.clone(),
-                offset: start,
-            });
+            return Err(SafetensorsError::Overlap { first, second: name.clone(), offset: start });
         }
         (filled, previous) = (end, name);
     }
     if filled < available {
-        return Err(SafetensorsError::Hole {
-            start: filled,
-            end: available,
-        });
+        return Err(SafetensorsError::Hole { start: filled, end: available });
     }
     Ok(())
 }
 
 fn byte_length(name: &str, info: &TensorInfo) -> Result<usize, SafetensorsError> {
     if info.shape.len() > MAX_RANK {
-        return Err(SafetensorsError::BadRank {
-            name: name.to_owned(),
-            found: info.shape.len(),
-            limit: MAX_RANK,
-        });
+        return Err(SafetensorsError::BadRank { name: name.to_owned(), found: info.shape.len(), limit: MAX_RANK });
     }
-    let bits = info
-        .shape
-        .iter()
-        .try_fold(info.dtype.bitsize(), |bits, &dim| bits.checked_mul(dim));
+    let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &dim| bits.checked_mul(dim));
     match bits {
         Some(bits) => Ok(bits.div_ceil(8)),
-        None => Err(SafetensorsError::ShapeOverflow {
-            name: name.to_owned(),
-            shape: info.shape.clone(),
-        }),
+        None => Err(SafetensorsError::ShapeOverflow { name: name.to_owned(), shape: info.shape.clone() }),
     }
 }

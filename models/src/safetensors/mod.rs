@@ -67,10 +67,7 @@ impl Shards {
         if path.is_dir() {
             return Self::open_directory(path);
         }
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        if path.extension().is_some_and(|extension| extension == "json") {
             return Self::open_index(path);
         }
         Self::open_files(&[path])
@@ -78,32 +75,20 @@ impl Shards {
 
     /// Opens exactly these files as one model; an index among them is checked against the others.
     pub fn open_files<P: AsRef<Path>>(paths: &[P]) -> Result<Self, ModelError> {
-        let is_index = |path: &&Path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        };
-        let (indexes, files): (Vec<&Path>, Vec<&Path>) =
-            paths.iter().map(AsRef::as_ref).partition(is_index);
+        let is_index = |path: &&Path| path.extension().is_some_and(|extension| extension == "json");
+        let (indexes, files): (Vec<&Path>, Vec<&Path>) = paths.iter().map(AsRef::as_ref).partition(is_index);
         if let Some(missing) = index::missing_by_number(&files) {
-            return Err(error(
-                files[0],
-                SafetensorsError::MissingShards { shards: missing },
-            ));
+            return Err(error(files[0], SafetensorsError::MissingShards { shards: missing }));
         }
-        let mut shards = Self {
-            files: Vec::new(),
-            tensors: HashMap::new(),
-        };
+        let mut shards = Self { files: Vec::new(), tensors: HashMap::new() };
         for path in files {
-            shards
-                .add_file(path, FileBytes::map(path)?)
-                .map_err(|source| match source {
-                    AddError::Format(source) => error(path, source),
-                    AddError::Twice { name, other } => {
-                        let other = shards.files[other].path.display().to_string();
-                        error(path, SafetensorsError::TwoShards { name, other })
-                    }
-                })?;
+            shards.add_file(path, FileBytes::map(path)?).map_err(|source| match source {
+                AddError::Format(source) => error(path, source),
+                AddError::Twice { name, other } => {
+                    let other = shards.files[other].path.display().to_string();
+                    error(path, SafetensorsError::TwoShards { name, other })
+                }
+            })?;
         }
         for path in indexes {
             shards.check_index(path, &index::read(path)?)?;
@@ -113,10 +98,7 @@ impl Shards {
 
     /// Reads one file's bytes from memory.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, SafetensorsError> {
-        let mut shards = Self {
-            files: Vec::new(),
-            tensors: HashMap::new(),
-        };
+        let mut shards = Self { files: Vec::new(), tensors: HashMap::new() };
         match shards.add_file(Path::new("(memory)"), FileBytes::owned(bytes)) {
             Ok(()) => Ok(shards),
             Err(AddError::Format(error)) => Err(error),
@@ -133,17 +115,11 @@ impl Shards {
         if single.is_file() {
             return Self::open_files(&[single]);
         }
-        let io = |source| ModelError::Io {
-            path: directory.to_owned(),
-            source,
-        };
+        let io = |source| ModelError::Io { path: directory.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "safetensors")
-            {
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
                 files.push(path);
             }
         }
@@ -164,10 +140,7 @@ impl Shards {
     /// Every tensor of the index has to be there, in the shard that the index names.
     fn check_index(&self, path: &Path, index: &index::Index) -> Result<(), ModelError> {
         for (name, file) in index.weight_map() {
-            let found = self
-                .tensors
-                .get(name)
-                .is_some_and(|entry| self.files[entry.shard].path.ends_with(file));
+            let found = self.tensors.get(name).is_some_and(|entry| self.files[entry.shard].path.ends_with(file));
             if !found {
                 let (name, file) = (name.to_owned(), file.to_owned());
                 return Err(error(path, SafetensorsError::NotInShard { name, file }));
@@ -179,24 +152,13 @@ impl Shards {
     fn add_file(&mut self, path: &Path, bytes: FileBytes) -> Result<(), AddError> {
         let shard = self.files.len();
         for tensor in header::parse(&bytes).map_err(AddError::Format)? {
-            let entry = Entry {
-                shard,
-                dtype: tensor.dtype,
-                shape: tensor.shape,
-                range: tensor.range,
-            };
+            let entry = Entry { shard, dtype: tensor.dtype, shape: tensor.shape, range: tensor.range };
             if let Some(other) = self.tensors.get(&tensor.name) {
-                return Err(AddError::Twice {
-                    name: tensor.name,
-                    other: other.shard,
-                });
+                return Err(AddError::Twice { name: tensor.name, other: other.shard });
             }
             self.tensors.insert(tensor.name, entry);
         }
-        self.files.push(Shard {
-            path: path.to_owned(),
-            bytes,
-        });
+        self.files.push(Shard { path: path.to_owned(), bytes });
         Ok(())
     }
 
@@ -204,11 +166,7 @@ impl Shards {
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let entry = self.tensors.get(name)?;
         let bytes = &self.files[entry.shard].bytes[entry.range.clone()];
-        Some(TensorView {
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            bytes,
-        })
+        Some(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
     }
 
     /// Whether there is a tensor of this name.
@@ -238,10 +196,7 @@ enum AddError {
 }
 
 fn error(path: &Path, source: SafetensorsError) -> ModelError {
-    ModelError::Safetensors {
-        path: path.to_owned(),
-        source,
-    }
+    ModelError::Safetensors { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -22,19 +22,9 @@ pub struct HfWeights {
 impl HfWeights {
     /// The view that goes with the checkpoint's configuration.
     pub fn new(shards: Shards, config: &ModelConfig) -> Self {
-        let prefix = if shards.contains("embed_tokens.weight") {
-            ""
-        } else {
-            "model."
-        };
+        let prefix = if shards.contains("embed_tokens.weight") { "" } else { "model." };
         let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
-        Self {
-            shards,
-            architecture: config.architecture,
-            prefix,
-            experts,
-            tied: config.tie_embeddings,
-        }
+        Self { shards, architecture: config.architecture, prefix, experts, tied: config.tie_embeddings }
     }
 
     /// The files underneath.
@@ -66,10 +56,7 @@ impl Weights for HfWeights {
         if self.is_stack(name) {
             shape.insert(0, self.experts);
         }
-        Some(WeightInfo {
-            ty: weight_type(tensor.dtype)?,
-            shape,
-        })
+        Some(WeightInfo { ty: weight_type(tensor.dtype)?, shape })
     }
 
     fn bytes(&self, name: &str) -> Result<&[u8], ModelError> {
@@ -78,56 +65,34 @@ impl Weights for HfWeights {
             return Err(ModelError::config(name, reason));
         }
         let file_name = self.file_name(name).ok_or_else(|| self.missing(name))?;
-        let tensor = self
-            .shards
-            .tensor(&file_name)
-            .ok_or_else(|| self.missing(name))?;
+        let tensor = self.shards.tensor(&file_name).ok_or_else(|| self.missing(name))?;
         checked(&file_name, tensor)
     }
 
     fn expert_bytes(&self, name: &str, expert: usize) -> Result<&[u8], ModelError> {
         let experts = if self.is_stack(name) { self.experts } else { 0 };
-        let no_such = || ModelError::NoSuchExpert {
-            name: name.to_owned(),
-            expert,
-            experts,
-        };
+        let no_such = || ModelError::NoSuchExpert { name: name.to_owned(), expert, experts };
         let first_name = self.expert_name(name, 0).ok_or_else(no_such)?;
         let file_name = self.expert_name(name, expert).ok_or_else(no_such)?;
         let find = |file_name: &str| {
-            let missing = || ModelError::MissingTensor {
-                name: file_name.to_owned(),
-            };
+            let missing = || ModelError::MissingTensor { name: file_name.to_owned() };
             self.shards.tensor(file_name).ok_or_else(missing)
         };
         let (first, tensor) = (find(&first_name)?, find(&file_name)?);
         if tensor.shape != first.shape {
             let (expected, found) = (first.shape.to_vec(), tensor.shape.to_vec());
-            return Err(ModelError::WrongShape {
-                name: file_name,
-                expected,
-                found,
-            });
+            return Err(ModelError::WrongShape { name: file_name, expected, found });
         }
         if tensor.dtype != first.dtype {
             let dtype = format!("{:?} (unlike the first expert)", tensor.dtype);
-            return Err(ModelError::UnsupportedDtype {
-                name: file_name,
-                dtype,
-            });
+            return Err(ModelError::UnsupportedDtype { name: file_name, dtype });
         }
         checked(&file_name, tensor)
     }
 
     fn missing(&self, name: &str) -> ModelError {
-        if let Some(tensor) = self
-            .file_name(name)
-            .and_then(|file_name| self.shards.tensor(&file_name))
-        {
-            return ModelError::UnsupportedDtype {
-                name: name.to_owned(),
-                dtype: format!("{:?}", tensor.dtype),
-            };
+        if let Some(tensor) = self.file_name(name).and_then(|file_name| self.shards.tensor(&file_name)) {
+            return ModelError::UnsupportedDtype { name: name.to_owned(), dtype: format!("{:?}", tensor.dtype) };
         }
         let name = match self.file_name(name) {
             Some(file_name) => format!("{name} ({file_name})"),

@@ -45,9 +45,7 @@ pub(super) fn expert_name(prefix: &str, name: &str, expert: usize) -> Option<Str
         "ffn_down_exps" => "down_proj",
         _ => return None,
     };
-    Some(format!(
-        "{prefix}layers.{layer}.mlp.experts.{expert}.{module}.{kind}"
-    ))
+    Some(format!("{prefix}layers.{layer}.mlp.experts.{expert}.{module}.{kind}"))
 }
 
 /// `blk.LAYER.PART.KIND` taken apart; KIND is `weight` or `bias`.
@@ -65,69 +63,24 @@ mod tests {
     #[test]
     fn names_follow_the_architecture() {
         let cases = [
-            (
-                Architecture::Llama,
-                "token_embd.weight",
-                "model.embed_tokens.weight",
-            ),
+            (Architecture::Llama, "token_embd.weight", "model.embed_tokens.weight"),
             (Architecture::Llama, "output.weight", "lm_head.weight"),
-            (
-                Architecture::Llama,
-                "blk.3.attn_output.weight",
-                "model.layers.3.self_attn.o_proj.weight",
-            ),
-            (
-                Architecture::Llama,
-                "blk.3.ffn_down.weight",
-                "model.layers.3.mlp.down_proj.weight",
-            ),
-            (
-                Architecture::Qwen2,
-                "blk.0.attn_q.bias",
-                "model.layers.0.self_attn.q_proj.bias",
-            ),
-            (
-                Architecture::Qwen3,
-                "blk.0.attn_k_norm.weight",
-                "model.layers.0.self_attn.k_norm.weight",
-            ),
-            (
-                Architecture::Qwen3Moe,
-                "blk.0.ffn_gate_inp.weight",
-                "model.layers.0.mlp.gate.weight",
-            ),
-            (
-                Architecture::Starcoder2,
-                "blk.9.ffn_up.bias",
-                "model.layers.9.mlp.c_fc.bias",
-            ),
-            (
-                Architecture::Starcoder2,
-                "blk.9.ffn_norm.bias",
-                "model.layers.9.post_attention_layernorm.bias",
-            ),
-            (
-                Architecture::Starcoder2,
-                "output_norm.bias",
-                "model.norm.bias",
-            ),
+            (Architecture::Llama, "blk.3.attn_output.weight", "model.layers.3.self_attn.o_proj.weight"),
+            (Architecture::Llama, "blk.3.ffn_down.weight", "model.layers.3.mlp.down_proj.weight"),
+            (Architecture::Qwen2, "blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias"),
+            (Architecture::Qwen3, "blk.0.attn_k_norm.weight", "model.layers.0.self_attn.k_norm.weight"),
+            (Architecture::Qwen3Moe, "blk.0.ffn_gate_inp.weight", "model.layers.0.mlp.gate.weight"),
+            (Architecture::Starcoder2, "blk.9.ffn_up.bias", "model.layers.9.mlp.c_fc.bias"),
+            (Architecture::Starcoder2, "blk.9.ffn_norm.bias", "model.layers.9.post_attention_layernorm.bias"),
+            (Architecture::Starcoder2, "output_norm.bias", "model.norm.bias"),
         ];
         for (architecture, gguf, hf) in cases {
             assert_eq!(name(architecture, "model.", gguf).as_deref(), Some(hf));
         }
-        for none in [
-            "blk.0.ffn_up_exps.weight",
-            "blk.x.attn_q.weight",
-            "blk.0.attn_q.scale",
-            "rope_freqs.weight",
-            "",
-        ] {
+        for none in ["blk.0.ffn_up_exps.weight", "blk.x.attn_q.weight", "blk.0.attn_q.scale", "rope_freqs.weight", ""] {
             assert_eq!(name(Architecture::Llama, "model.", none), None);
         }
         let expert = expert_name("model.", "blk.2.ffn_down_exps.weight", 17);
-        assert_eq!(
-            expert.as_deref(),
-            Some("model.layers.2.mlp.experts.17.down_proj.weight")
-        );
+        assert_eq!(expert.as_deref(), Some("model.layers.2.mlp.experts.17.down_proj.weight"));
     }
 }

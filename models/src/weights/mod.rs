@@ -42,9 +42,7 @@ pub trait Weights: Send + Sync {
 
     /// The error for a tensor that is not there, with the name that the files would have for it.
     fn missing(&self, name: &str) -> ModelError {
-        ModelError::MissingTensor {
-            name: name.to_owned(),
-        }
+        ModelError::MissingTensor { name: name.to_owned() }
     }
 
     /// Type and shape of a tensor that has to be there in the shape `expected`.
@@ -54,11 +52,7 @@ pub trait Weights: Send + Sync {
         let info = self.info(name).ok_or_else(|| self.missing(name))?;
         if info.shape != expected {
             let (expected, found) = (expected.to_vec(), info.shape);
-            return Err(ModelError::WrongShape {
-                name: name.to_owned(),
-                expected,
-                found,
-            });
+            return Err(ModelError::WrongShape { name: name.to_owned(), expected, found });
         }
         Ok(info)
     }
@@ -69,11 +63,9 @@ pub trait Weights: Send + Sync {
     fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let info = self.require(name, &[len])?;
         let mut values = vec![0.0; len];
-        quant::dequantize(info.ty, self.bytes(name)?, &mut values).map_err(|source| {
-            ModelError::Weight {
-                name: name.to_owned(),
-                source: Box::new(candle_core::Error::wrap(source)),
-            }
+        quant::dequantize(info.ty, self.bytes(name)?, &mut values).map_err(|source| ModelError::Weight {
+            name: name.to_owned(),
+            source: Box::new(candle_core::Error::wrap(source)),
         })?;
         Ok(values)
     }
@@ -81,11 +73,7 @@ pub trait Weights: Send + Sync {
 
 impl Weights for Gguf {
     fn info(&self, name: &str) -> Option<WeightInfo> {
-        self.tensor(name)
-            .map(|TensorInfo { ty, shape, .. }| WeightInfo {
-                ty: *ty,
-                shape: shape.clone(),
-            })
+        self.tensor(name).map(|TensorInfo { ty, shape, .. }| WeightInfo { ty: *ty, shape: shape.clone() })
     }
 
     fn bytes(&self, name: &str) -> Result<&[u8], ModelError> {
@@ -94,17 +82,9 @@ impl Weights for Gguf {
 
     fn expert_bytes(&self, name: &str, expert: usize) -> Result<&[u8], ModelError> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        let experts = if tensor.shape.len() == 3 {
-            tensor.shape[0]
-        } else {
-            0
-        };
+        let experts = if tensor.shape.len() == 3 { tensor.shape[0] } else { 0 };
         if expert >= experts {
-            return Err(ModelError::NoSuchExpert {
-                name: name.to_owned(),
-                expert,
-                experts,
-            });
+            return Err(ModelError::NoSuchExpert { name: name.to_owned(), expert, experts });
         }
         // The reader has checked that rows are whole blocks, so each expert has the same whole number of bytes.
         let len = tensor.bytes / experts;
