@@ -11,41 +11,22 @@ use super::{ConfigError, Origin, Raw, Stated, suggest};
 
 /// `ENGRAM_` variables that set no key: the config file itself, the CPU's instruction set (`kernels`),
 /// the package index of the mirror (`models`), the client's key and address (`chat`, `complete`).
-const ELSEWHERE: [&str; 5] = [
-    "ENGRAM_CONFIG",
-    "ENGRAM_ISA",
-    "ENGRAM_PACKAGE_INDEX",
-    "ENGRAM_API_KEY",
-    "ENGRAM_URL",
-];
+const ELSEWHERE: [&str; 5] = ["ENGRAM_CONFIG", "ENGRAM_ISA", "ENGRAM_PACKAGE_INDEX", "ENGRAM_API_KEY", "ENGRAM_URL"];
 
 /// Adds what the environment states.
-pub(super) fn read(
-    env: &BTreeMap<String, String>,
-    stated: &mut Vec<Stated>,
-    errors: &mut Vec<ConfigError>,
-) {
+pub(super) fn read(env: &BTreeMap<String, String>, stated: &mut Vec<Stated>, errors: &mut Vec<ConfigError>) {
     // A key's short name first, so that its full one wins.
     let mut known = Vec::new();
     for key in KEYS {
         known.extend(key.env_alias.map(str::to_owned));
         known.push(key.env());
-        for name in key
-            .env_alias
-            .map(str::to_owned)
-            .into_iter()
-            .chain([key.env()])
-        {
+        for name in key.env_alias.map(str::to_owned).into_iter().chain([key.env()]) {
             let Some(text) = env.get(&name).filter(|text| !is_service_link(&name, text)) else {
                 continue;
             };
             // An empty variable counts as absent: that is how compose files and shells "unset" one.
             if !text.is_empty() {
-                stated.push(Stated {
-                    key,
-                    raw: Raw::Text(text.clone()),
-                    origin: Origin::Env(name),
-                });
+                stated.push(Stated { key, raw: Raw::Text(text.clone()), origin: Origin::Env(name) });
             }
         }
     }
@@ -60,16 +41,12 @@ pub(super) fn read(
         let nearest = suggest::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
         let in_section = SECTIONS.iter().any(|section| {
             name.strip_prefix("ENGRAM_").is_some_and(|rest| {
-                rest.strip_prefix(&section.to_uppercase())
-                    .is_some_and(|rest| rest.starts_with('_'))
+                rest.strip_prefix(&section.to_uppercase()).is_some_and(|rest| rest.starts_with('_'))
             })
         });
         // A variable that resembles none of ours is somebody else's.
         if in_section || nearest.is_some() {
-            errors.push(ConfigError::UnknownVariable {
-                name: suggest::shorten(name),
-                nearest,
-            });
+            errors.push(ConfigError::UnknownVariable { name: suggest::shorten(name), nearest });
         }
     }
 }
@@ -81,19 +58,13 @@ fn is_service_link(name: &str, text: &str) -> bool {
         || text.starts_with("udp://")
         || name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
-        || name
-            .split_once("_PORT_")
-            .is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Where models live unless told: `$XDG_DATA_HOME/engram`, else `~/.local/share/engram`.
 /// (`$ENGRAM_HOME` sets `models.home` itself.)
 pub(super) fn default_home(env: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let set = |name: &str| {
-        env.get(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // The XDG specification has relative paths ignored.
     set("XDG_DATA_HOME")
         .filter(|path| path.is_absolute())

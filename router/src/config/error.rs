@@ -86,11 +86,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// An unknown key, with the nearest known one looked up.
     pub(super) fn unknown_key(key: &str, origin: Origin) -> Self {
-        Self::UnknownKey {
-            key: suggest::shorten(key),
-            nearest: suggest::nearest_key(key),
-            origin,
-        }
+        Self::UnknownKey { key: suggest::shorten(key), nearest: suggest::nearest_key(key), origin }
     }
 }
 
@@ -102,10 +98,7 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 }
 
 fn chain_of<T: fmt::Display>(chain: impl Iterator<Item = T>) -> String {
-    chain
-        .map(|link| link.to_string())
-        .collect::<Vec<_>>()
-        .join(" -> ")
+    chain.map(|link| link.to_string()).collect::<Vec<_>>().join(" -> ")
 }
 
 /// All problems of one resolution, one a line.

@@ -41,13 +41,8 @@ fn load_into(
     env: &BTreeMap<String, String>,
     stack: &mut Vec<PathBuf>,
 ) -> Result<(), ConfigError> {
-    let read_error = |reason: String| ConfigError::Read {
-        path: path.to_owned(),
-        reason,
-    };
-    let real = path
-        .canonicalize()
-        .map_err(|error| read_error(error.to_string()))?;
+    let read_error = |reason: String| ConfigError::Read { path: path.to_owned(), reason };
+    let real = path.canonicalize().map_err(|error| read_error(error.to_string()))?;
     if let Some(first) = stack.iter().position(|open| *open == real) {
         let mut chain = stack[first..].to_vec();
         chain.push(real);
@@ -56,17 +51,11 @@ fn load_into(
     loaded.files += 1;
     if stack.len() >= MAX_DEPTH {
         let problem = format!("includes go more than {MAX_DEPTH} files deep");
-        return Err(ConfigError::TooManyIncludes {
-            path: path.to_owned(),
-            problem,
-        });
+        return Err(ConfigError::TooManyIncludes { path: path.to_owned(), problem });
     }
     if loaded.files > MAX_FILES {
         let problem = format!("more than {MAX_FILES} files are included in all");
-        return Err(ConfigError::TooManyIncludes {
-            path: path.to_owned(),
-            problem,
-        });
+        return Err(ConfigError::TooManyIncludes { path: path.to_owned(), problem });
     }
 
     let text = read_capped(path).map_err(read_error)?;
@@ -92,14 +81,11 @@ pub(super) fn read_capped(path: &Path) -> Result<String, String> {
     }
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
 }
 
 fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -116,11 +102,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
+    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 struct File<'a> {
@@ -130,10 +112,7 @@ struct File<'a> {
 
 impl File<'_> {
     fn origin(&self, at: usize) -> Origin {
-        Origin::File {
-            path: self.path.to_owned(),
-            line: line_of(self.text, at),
-        }
+        Origin::File { path: self.path.to_owned(), line: line_of(self.text, at) }
     }
 
     /// `[vars]`: strings only.
@@ -143,32 +122,20 @@ impl File<'_> {
             return vars;
         };
         let Some(entries) = value.get_ref().as_table() else {
-            errors.push(self.bad(
-                "vars",
-                value,
-                "is not a table; write [vars] and below it NAME = \"value\"",
-            ));
+            errors.push(self.bad("vars", value, "is not a table; write [vars] and below it NAME = \"value\""));
             return vars;
         };
         for (name, value) in entries {
             match value.get_ref().as_str() {
                 Some(text) => drop(vars.insert(name.get_ref().to_string(), text.to_owned())),
-                None => errors.push(self.bad(
-                    &format!("vars.{}", name.get_ref()),
-                    value,
-                    "is not a string",
-                )),
+                None => errors.push(self.bad(&format!("vars.{}", name.get_ref()), value, "is not a string")),
             }
         }
         vars
     }
 
     /// The included files, relative to this one.
-    fn includes(
-        &self,
-        table: &DeTable<'_>,
-        variables: &Variables<'_>,
-    ) -> Result<Vec<PathBuf>, ConfigError> {
+    fn includes(&self, table: &DeTable<'_>, variables: &Variables<'_>) -> Result<Vec<PathBuf>, ConfigError> {
         let Some((_, value)) = table.iter().find(|(name, _)| name.get_ref() == "include") else {
             return Ok(Vec::new());
         };
@@ -182,9 +149,7 @@ impl File<'_> {
         names
             .into_iter()
             .map(|name| match name {
-                Raw::Text(name) if !name.contains('\0') && !name.is_empty() => {
-                    Ok(parent.join(name))
-                }
+                Raw::Text(name) if !name.contains('\0') && !name.is_empty() => Ok(parent.join(name)),
                 _ => Err(self.bad("include", value, expected)),
             })
             .collect()
@@ -198,10 +163,7 @@ impl File<'_> {
                 continue;
             }
             if !SECTIONS.contains(&name) {
-                loaded.errors.push(ConfigError::unknown_key(
-                    name,
-                    self.origin(section.span().start),
-                ));
+                loaded.errors.push(ConfigError::unknown_key(name, self.origin(section.span().start)));
                 continue;
             }
             let Some(entries) = value.get_ref().as_table() else {
@@ -215,10 +177,7 @@ impl File<'_> {
             for (short, value) in entries {
                 let full = format!("{name}.{}", short.get_ref());
                 let Some(key) = keys::find(&full) else {
-                    loaded.errors.push(ConfigError::unknown_key(
-                        &full,
-                        self.origin(short.span().start),
-                    ));
+                    loaded.errors.push(ConfigError::unknown_key(&full, self.origin(short.span().start)));
                     continue;
                 };
                 match self.raw(key.name, value, variables) {
@@ -233,26 +192,13 @@ impl File<'_> {
     }
 
     /// A TOML value with its strings expanded. The parser bounds the nesting, so recursion is safe.
-    fn raw(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        variables: &Variables<'_>,
-    ) -> Result<Raw, ConfigError> {
+    fn raw(&self, key: &str, value: &Spanned<DeValue<'_>>, variables: &Variables<'_>) -> Result<Raw, ConfigError> {
         Ok(match value.get_ref() {
             DeValue::String(text) => Raw::Text(variables.expand(text).map_err(|error| {
                 let origin = self.origin(value.span().start);
                 match error {
-                    ExpandError::Cycle(chain) => ConfigError::VariableCycle {
-                        key: key.to_owned(),
-                        chain,
-                        origin,
-                    },
-                    ExpandError::Problem(problem) => ConfigError::BadValue {
-                        key: key.to_owned(),
-                        problem,
-                        origin,
-                    },
+                    ExpandError::Cycle(chain) => ConfigError::VariableCycle { key: key.to_owned(), chain, origin },
+                    ExpandError::Problem(problem) => ConfigError::BadValue { key: key.to_owned(), problem, origin },
                 }
             })?),
             DeValue::Integer(number) => {
@@ -264,16 +210,11 @@ impl File<'_> {
                     }
                 }
             }
-            DeValue::Float(number) => {
-                Raw::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN))
-            }
+            DeValue::Float(number) => Raw::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(flag) => Raw::Bool(*flag),
-            DeValue::Array(items) => Raw::List(
-                items
-                    .iter()
-                    .map(|item| self.raw(key, item, variables))
-                    .collect::<Result<_, _>>()?,
-            ),
+            DeValue::Array(items) => {
+                Raw::List(items.iter().map(|item| self.raw(key, item, variables)).collect::<Result<_, _>>()?)
+            }
             DeValue::Datetime(_) => Raw::Other("date"),
             DeValue::Table(_) => Raw::Other("table"),
         })

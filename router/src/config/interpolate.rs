@@ -33,11 +33,7 @@ pub struct Variables<'a> {
 impl Variables<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         // An empty variable counts as absent, as `:-` has it in a shell.
-        self.env
-            .get(name)
-            .filter(|value| !value.is_empty())
-            .or_else(|| self.vars.get(name))
-            .map(String::as_str)
+        self.env.get(name).filter(|value| !value.is_empty()).or_else(|| self.vars.get(name)).map(String::as_str)
     }
 
     /// Expands every `${..}` of `text`.
@@ -45,12 +41,7 @@ impl Variables<'_> {
         if !text.contains('$') {
             return Ok(text.to_owned());
         }
-        let mut expansion = Expansion {
-            variables: self,
-            stack: Vec::new(),
-            out: String::new(),
-            lookups: 0,
-        };
+        let mut expansion = Expansion { variables: self, stack: Vec::new(), out: String::new(), lookups: 0 };
         expansion.run(text)?;
         Ok(expansion.out)
     }
@@ -74,9 +65,8 @@ impl Expansion<'_> {
                 self.push("$")?;
                 rest = tail;
             } else if let Some(tail) = after.strip_prefix('{') {
-                let end = closing_brace(tail).ok_or_else(|| {
-                    problem("has a `${` without its `}` (write `$$` for a dollar sign)")
-                })?;
+                let end = closing_brace(tail)
+                    .ok_or_else(|| problem("has a `${` without its `}` (write `$$` for a dollar sign)"))?;
                 self.variable(&tail[..end])?;
                 rest = &tail[end + 1..];
             } else {
@@ -93,10 +83,7 @@ impl Expansion<'_> {
             None => (inside, None),
         };
         let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || !name.chars().all(valid)
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
+        if name.is_empty() || !name.chars().all(valid) || name.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(problem(&format!(
                 "`{}` is not the name of a variable (letters, digits and underscores)",
                 super::suggest::shorten(name)
@@ -107,18 +94,12 @@ impl Expansion<'_> {
             return Err(problem(&format!("needs more than {MAX_LOOKUPS} variables")));
         }
         if let Some(first) = self.stack.iter().position(|seen| seen == name) {
-            let mut chain: Vec<String> = self.stack[first..]
-                .iter()
-                .filter(|seen| !seen.is_empty())
-                .cloned()
-                .collect();
+            let mut chain: Vec<String> = self.stack[first..].iter().filter(|seen| !seen.is_empty()).cloned().collect();
             chain.push(name.to_owned());
             return Err(ExpandError::Cycle(chain));
         }
         if self.stack.len() >= MAX_DEPTH {
-            return Err(problem(&format!(
-                "has variables inside variables more than {MAX_DEPTH} deep"
-            )));
+            return Err(problem(&format!("has variables inside variables more than {MAX_DEPTH} deep")));
         }
         let variables = self.variables;
         let (frame, text) = match (variables.get(name), default) {
@@ -169,12 +150,7 @@ mod tests {
     use super::*;
 
     fn expand(text: &str) -> Result<String, ExpandError> {
-        let map = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(k, v)| (k.to_string(), v.to_string()))
-                .collect()
-        };
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let env: BTreeMap<_, _> = map(&[
             ("PORT", "9000"),
             ("EMPTY", ""),
@@ -184,26 +160,15 @@ mod tests {
             ("SELF", "${SELF}"),
             ("NAME", "env"),
         ]);
-        let mut vars: BTreeMap<_, _> = map(&[
-            ("NAME", "vars"),
-            ("BASE", "/srv"),
-            ("DIR", "${BASE}/models"),
-        ]);
+        let mut vars: BTreeMap<_, _> = map(&[("NAME", "vars"), ("BASE", "/srv"), ("DIR", "${BASE}/models")]);
         vars.insert("L0".into(), "0123456789".repeat(100));
         for level in 1..20 {
-            vars.insert(
-                format!("L{level}"),
-                format!("${{L{}}}${{L{}}}", level - 1, level - 1),
-            );
+            vars.insert(format!("L{level}"), format!("${{L{}}}${{L{}}}", level - 1, level - 1));
         }
         for level in 0..100 {
             vars.insert(format!("D{level}"), format!("${{D{}}}", level + 1));
         }
-        Variables {
-            env: &env,
-            vars: &vars,
-        }
-        .expand(text)
+        Variables { env: &env, vars: &vars }.expand(text)
     }
 
     #[test]
@@ -229,11 +194,7 @@ mod tests {
 
     #[test]
     fn cycles_are_printed() {
-        let cycle = |names: &[&str]| {
-            Err(ExpandError::Cycle(
-                names.iter().map(|name| name.to_string()).collect(),
-            ))
-        };
+        let cycle = |names: &[&str]| Err(ExpandError::Cycle(names.iter().map(|name| name.to_string()).collect()));
         assert_eq!(expand("${A}"), cycle(&["A", "B", "C", "A"]));
         assert_eq!(expand("${SELF}"), cycle(&["SELF", "SELF"]));
         assert_eq!(expand("${NONE:-${SELF}}"), cycle(&["SELF", "SELF"]));

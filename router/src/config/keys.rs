@@ -29,9 +29,7 @@ impl Key {
 
     /// `port` of `server.port`.
     pub fn short(&self) -> &'static str {
-        self.name
-            .split_once('.')
-            .map_or(self.name, |(_, short)| short)
+        self.name.split_once('.').map_or(self.name, |(_, short)| short)
     }
 
     /// `ENGRAM_SERVER_PORT` of `server.port`.
@@ -48,9 +46,7 @@ impl Key {
                 _ => Value::Unset,
             };
         }
-        self.kind
-            .parse(&Raw::Text(self.default.into()), &Origin::Default)
-            .unwrap_or(Value::Unset)
+        self.kind.parse(&Raw::Text(self.default.into()), &Origin::Default).unwrap_or(Value::Unset)
     }
 
     /// Checks a value; the error says what is wrong and what would be right.
@@ -70,13 +66,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    Key {
-        name,
-        kind,
-        default,
-        env_alias: None,
-        about,
-    }
+    Key { name, kind, default, env_alias: None, about }
 }
 
 const fn aliased(
@@ -86,31 +76,13 @@ const fn aliased(
     default: &'static str,
     about: &'static str,
 ) -> Key {
-    Key {
-        name,
-        kind,
-        default,
-        env_alias: Some(alias),
-        about,
-    }
+    Key { name, kind, default, env_alias: Some(alias), about }
 }
 
 /// Every key there is.
 pub static KEYS: &[Key] = &[
-    aliased(
-        "server.host",
-        "ENGRAM_HOST",
-        Kind::Host,
-        "127.0.0.1",
-        "address or name to listen on",
-    ),
-    aliased(
-        "server.port",
-        "ENGRAM_PORT",
-        Kind::Port,
-        "8080",
-        "TCP port; 0 takes a free one",
-    ),
+    aliased("server.host", "ENGRAM_HOST", Kind::Host, "127.0.0.1", "address or name to listen on"),
+    aliased("server.port", "ENGRAM_PORT", Kind::Port, "8080", "TCP port; 0 takes a free one"),
     aliased(
         "server.api_keys",
         "ENGRAM_API_KEYS",
@@ -118,75 +90,30 @@ pub static KEYS: &[Key] = &[
         "",
         "keys that may use the API; none: no key is asked for",
     ),
-    key(
-        "server.api_keys_file",
-        Kind::Path,
-        "",
-        "a file of such keys, one a line",
-    ),
-    key(
-        "server.insecure_no_auth",
-        Kind::Flag,
-        "false",
-        "listen beyond loopback without keys",
-    ),
-    key(
-        "server.cors_origins",
-        Kind::Strings,
-        "",
-        "origins that browsers may call from; none: CORS is off",
-    ),
-    key(
-        "server.body_limit_bytes",
-        Kind::Size {
-            min: 1 << 10,
-            max: 1 << 30,
-        },
-        "16MiB",
-        "largest request body",
-    ),
+    key("server.api_keys_file", Kind::Path, "", "a file of such keys, one a line"),
+    key("server.insecure_no_auth", Kind::Flag, "false", "listen beyond loopback without keys"),
+    key("server.cors_origins", Kind::Strings, "", "origins that browsers may call from; none: CORS is off"),
+    key("server.body_limit_bytes", Kind::Size { min: 1 << 10, max: 1 << 30 }, "32MiB", "largest request body"),
     key(
         "server.header_timeout_s",
-        Kind::Seconds {
-            min: 0.1,
-            max: 3600.0,
-        },
+        Kind::Seconds { min: 0.1, max: 3600.0 },
         "10",
         "time a client has to send its headers",
     ),
     key(
         "server.drain_deadline_s",
-        Kind::Seconds {
-            min: 0.0,
-            max: 86400.0,
-        },
+        Kind::Seconds { min: 0.0, max: 86400.0 },
         "30",
         "time running streams have after SIGTERM",
     ),
     key(
         "server.request_timeout_s",
-        Kind::Seconds {
-            min: 0.0,
-            max: 86400.0,
-        },
+        Kind::Seconds { min: 0.0, max: 86400.0 },
         "600",
         "longest a request may take; 0: no limit",
     ),
-    key(
-        "server.max_connections",
-        Kind::Count {
-            min: 1,
-            max: 1 << 20,
-        },
-        "1024",
-        "connections open at once",
-    ),
-    key(
-        "server.data_dir",
-        Kind::Path,
-        "",
-        "where the server keeps what must outlive it; unset: models.home",
-    ),
+    key("server.max_connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", "connections open at once"),
+    key("server.data_dir", Kind::Path, "", "where the server keeps what must outlive it; unset: models.home"),
     aliased(
         "model.name",
         "ENGRAM_MODEL",
@@ -194,73 +121,18 @@ pub static KEYS: &[Key] = &[
         "qwen2.5-coder-0.5b-instruct",
         "catalog id, owner/repo[:QUANT][@revision], or a path",
     ),
-    key(
-        "model.path",
-        Kind::Path,
-        "",
-        "weights to load; model.name is then only what clients call them",
-    ),
-    aliased(
-        "model.device",
-        "ENGRAM_DEVICE",
-        Kind::Device,
-        "auto",
-        "auto, cpu or cuda:N",
-    ),
-    key(
-        "engine.max_num_seqs",
-        Kind::Count { min: 1, max: 4096 },
-        "64",
-        "sequences that run at once",
-    ),
-    key(
-        "engine.max_batch_tokens",
-        Kind::Count { min: 1, max: 65536 },
-        "512",
-        "tokens of one step",
-    ),
-    key(
-        "engine.block_size",
-        Kind::PowerOfTwo { min: 8, max: 256 },
-        "16",
-        "tokens of a KV block",
-    ),
-    key(
-        "engine.kv_memory",
-        Kind::Size {
-            min: 1 << 20,
-            max: 1 << 44,
-        },
-        "1GiB",
-        "budget of the KV cache",
-    ),
-    key(
-        "engine.kv_dtype",
-        Kind::Choice(&["f16", "f32"]),
-        "f16",
-        "what the KV cache holds",
-    ),
-    key(
-        "engine.queue_limit",
-        Kind::Count {
-            min: 1,
-            max: 1 << 20,
-        },
-        "256",
-        "requests that may wait; past it: 429",
-    ),
-    key(
-        "engine.prefix_cache",
-        Kind::Flag,
-        "true",
-        "equal prompt prefixes are computed once",
-    ),
+    key("model.path", Kind::Path, "", "weights to load; model.name is then only what clients call them"),
+    aliased("model.device", "ENGRAM_DEVICE", Kind::Device, "auto", "auto, cpu or cuda:N"),
+    key("engine.max_num_seqs", Kind::Count { min: 1, max: 4096 }, "64", "sequences that run at once"),
+    key("engine.max_batch_tokens", Kind::Count { min: 1, max: 65536 }, "512", "tokens of one step"),
+    key("engine.block_size", Kind::PowerOfTwo { min: 8, max: 256 }, "16", "tokens of a KV block"),
+    key("engine.kv_memory", Kind::Size { min: 1 << 20, max: 1 << 44 }, "1GiB", "budget of the KV cache"),
+    key("engine.kv_dtype", Kind::Choice(&["f16", "f32"]), "f16", "what the KV cache holds"),
+    key("engine.queue_limit", Kind::Count { min: 1, max: 1 << 20 }, "256", "requests that may wait; past it: 429"),
+    key("engine.prefix_cache", Kind::Flag, "true", "equal prompt prefixes are computed once"),
     key(
         "engine.max_model_len",
-        Kind::Count {
-            min: 16,
-            max: 1 << 24,
-        },
+        Kind::Count { min: 16, max: 1 << 24 },
         "",
         "longest prompt and output together; unset: the model's own limit",
     ),
@@ -278,30 +150,8 @@ pub static KEYS: &[Key] = &[
         "info",
         "error, warn, info, debug, trace, or a filter such as engram_router=debug,info",
     ),
-    key(
-        "log.format",
-        Kind::Choice(&["text", "json"]),
-        "text",
-        "a line of text or a JSON object an event",
-    ),
-    aliased(
-        "models.home",
-        "ENGRAM_HOME",
-        Kind::Path,
-        "",
-        "home of all downloads; unset: ~/.local/share/engram",
-    ),
-    aliased(
-        "models.offline",
-        "ENGRAM_OFFLINE",
-        Kind::Flag,
-        "false",
-        "never touch the network",
-    ),
-    key(
-        "models.revision",
-        Kind::Text,
-        "",
-        "branch, tag or commit of the hub repository",
-    ),
+    key("log.format", Kind::Choice(&["text", "json"]), "text", "a line of text or a JSON object an event"),
+    aliased("models.home", "ENGRAM_HOME", Kind::Path, "", "home of all downloads; unset: ~/.local/share/engram"),
+    aliased("models.offline", "ENGRAM_OFFLINE", Kind::Flag, "false", "never touch the network"),
+    key("models.revision", Kind::Text, "", "branch, tag or commit of the hub repository"),
 ];

@@ -196,23 +196,15 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     environment::read(&sources.env, &mut stated, &mut errors);
     for flag in &sources.flags {
         match keys::find(flag.key) {
-            Some(key) => stated.push(Stated {
-                key,
-                raw: Raw::Text(flag.text.clone()),
-                origin: Origin::Flag(flag.flag),
-            }),
+            Some(key) => {
+                stated.push(Stated { key, raw: Raw::Text(flag.text.clone()), origin: Origin::Flag(flag.flag) })
+            }
             None => errors.push(ConfigError::unknown_key(flag.key, Origin::Flag(flag.flag))),
         }
     }
 
-    let mut entries: Vec<Entry> = keys::KEYS
-        .iter()
-        .map(|key| Entry {
-            key,
-            value: key.default_value(),
-            origin: Origin::Default,
-        })
-        .collect();
+    let mut entries: Vec<Entry> =
+        keys::KEYS.iter().map(|key| Entry { key, value: key.default_value(), origin: Origin::Default }).collect();
     for Stated { key, raw, origin } in stated {
         match key.parse(&raw, &origin) {
             Ok(value) => {
@@ -221,38 +213,20 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
                     entry.origin = origin;
                 }
             }
-            Err(problem) => errors.push(ConfigError::BadValue {
-                key: key.name.into(),
-                problem,
-                origin,
-            }),
+            Err(problem) => errors.push(ConfigError::BadValue { key: key.name.into(), problem, origin }),
         }
     }
     fill_directories(&mut entries, &sources.env, &mut errors);
 
     let mut warnings = Vec::new();
     let config = build(&entries, &mut errors, &mut warnings);
-    if errors.is_empty() {
-        Ok(Resolved {
-            config,
-            entries,
-            warnings,
-        })
-    } else {
-        Err(ConfigErrors(errors))
-    }
+    if errors.is_empty() { Ok(Resolved { config, entries, warnings }) } else { Err(ConfigErrors(errors)) }
 }
 
 /// The directories whose default depends on the environment.
-fn fill_directories(
-    entries: &mut [Entry],
-    env: &BTreeMap<String, String>,
-    errors: &mut Vec<ConfigError>,
-) {
+fn fill_directories(entries: &mut [Entry], env: &BTreeMap<String, String>, errors: &mut Vec<ConfigError>) {
     let unset = |entries: &[Entry], name: &str| {
-        entries
-            .iter()
-            .position(|entry| entry.key.name == name && entry.value == Value::Unset)
+        entries.iter().position(|entry| entry.key.name == name && entry.value == Value::Unset)
     };
     if let Some(index) = unset(entries, "models.home") {
         match environment::default_home(env) {
@@ -292,8 +266,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             body_limit_bytes: get.number("server.body_limit_bytes"),
             header_timeout: get.seconds("server.header_timeout_s"),
             drain_deadline: get.seconds("server.drain_deadline_s"),
-            request_timeout: Some(get.seconds("server.request_timeout_s"))
-                .filter(|time| !time.is_zero()),
+            request_timeout: Some(get.seconds("server.request_timeout_s")).filter(|time| !time.is_zero()),
             max_connections: get.number("server.max_connections") as usize,
             data_dir: get.path("server.data_dir").unwrap_or_default(),
         },
@@ -315,11 +288,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
         },
         log: LogConfig {
             level: get.text("log.level"),
-            format: if get.text("log.format") == "json" {
-                LogFormat::Json
-            } else {
-                LogFormat::Text
-            },
+            format: if get.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
         },
         models: ModelsConfig {
             home: get.path("models.home").unwrap_or_default(),
@@ -338,9 +307,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
         ));
     }
     if config.server.insecure_no_auth && !config.server.api_keys.is_empty() {
-        warnings.push(
-            "`server.insecure_no_auth` has no effect: API keys are configured, so they are asked for".into(),
-        );
+        warnings.push("`server.insecure_no_auth` has no effect: API keys are configured, so they are asked for".into());
     }
     config
 }
@@ -353,10 +320,7 @@ struct Getter<'a> {
 
 impl Getter<'_> {
     fn value(&self, name: &str) -> &Value {
-        self.entries
-            .iter()
-            .find(|entry| entry.key.name == name)
-            .map_or(&Value::Unset, |entry| &entry.value)
+        self.entries.iter().find(|entry| entry.key.name == name).map_or(&Value::Unset, |entry| &entry.value)
     }
 
     fn bad(&self, name: &str, problem: String) -> ConfigError {
@@ -365,11 +329,7 @@ impl Getter<'_> {
             .iter()
             .find(|entry| entry.key.name == name)
             .map_or(Origin::Default, |entry| entry.origin.clone());
-        ConfigError::BadValue {
-            key: name.into(),
-            problem,
-            origin,
-        }
+        ConfigError::BadValue { key: name.into(), problem, origin }
     }
 
     fn text(&self, name: &str) -> String {

@@ -29,8 +29,7 @@ impl fmt::Debug for Secret {
 
 /// Reads a file of keys: one a line; empty lines and lines that begin with `#` do not count.
 pub(super) fn read_keys_file(path: &Path) -> Result<Vec<Secret>, String> {
-    let text =
-        read_capped(path).map_err(|reason| format!("cannot read {}: {reason}", path.display()))?;
+    let text = read_capped(path).map_err(|reason| format!("cannot read {}: {reason}", path.display()))?;
     let keys: Vec<Secret> = text
         .lines()
         .map(str::trim)

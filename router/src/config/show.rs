@@ -13,10 +13,7 @@ pub fn show_text(entries: &[Entry]) -> String {
             text.push('\n');
         }
         text.push_str(&format!("[{section}]\n"));
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.key.section() == section)
-        {
+        for entry in entries.iter().filter(|entry| entry.key.section() == section) {
             let short = entry.key.short();
             let line = match &entry.value {
                 Value::Unset => format!("# {short} is unset"),

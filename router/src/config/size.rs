@@ -8,9 +8,7 @@ const TIB: u64 = 1 << 40;
 /// Bytes of a size, or `None` if it is none. `GiB`, `Gi` and `G` count in 1024s, `GB` in 1000s.
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
-    let split = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'))
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number = number.replace('_', "");
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
@@ -49,11 +47,7 @@ pub fn human_size(bytes: u64) -> String {
     for (unit, name) in [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")] {
         if bytes >= unit {
             let value = bytes as f64 / unit as f64;
-            return if bytes.is_multiple_of(unit) {
-                format!("{value} {name}")
-            } else {
-                format!("{value:.2} {name}")
-            };
+            return if bytes.is_multiple_of(unit) { format!("{value} {name}") } else { format!("{value:.2} {name}") };
         }
     }
     format!("{bytes} B")
@@ -95,18 +89,7 @@ mod tests {
 
     #[test]
     fn formatted_sizes_read_back() {
-        for bytes in [
-            0,
-            1,
-            1023,
-            1024,
-            1025,
-            1 << 20,
-            3 << 29,
-            1 << 30,
-            (1 << 30) + 1,
-            5 << 40,
-        ] {
+        for bytes in [0, 1, 1023, 1024, 1025, 1 << 20, 3 << 29, 1 << 30, (1 << 30) + 1, 5 << 40] {
             assert_eq!(parse_size(&format_size(bytes)), Some(bytes));
         }
         assert_eq!(human_size(3 << 29), "1.50 GiB");

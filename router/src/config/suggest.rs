@@ -22,20 +22,13 @@ pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<
 
 /// The known key closest to `typed`; a key without or with the wrong section is found by its last part.
 pub fn nearest_key(typed: &str) -> Option<String> {
-    let full = nearest(
-        typed,
-        KEYS.iter()
-            .map(|key| key.name)
-            .chain(SECTIONS.iter().copied()),
-    );
+    let full = nearest(typed, KEYS.iter().map(|key| key.name).chain(SECTIONS.iter().copied()));
     if let Some(name) = full {
         return Some(name.to_owned());
     }
     let last = typed.rsplit('.').next().unwrap_or(typed);
     let short = nearest(last, KEYS.iter().map(|key| key.short()))?;
-    KEYS.iter()
-        .find(|key| key.short() == short)
-        .map(|key| key.name.to_owned())
+    KEYS.iter().find(|key| key.short() == short).map(|key| key.name.to_owned())
 }
 
 /// Text for a message: at most 60 characters of it.

@@ -129,21 +129,13 @@ impl Kind {
             Self::Text => text_of(raw, "a string").map(|text| Value::Text(text.to_owned())),
             Self::Host => host(raw),
             Self::Port => whole(raw, 0, 65535, "a port; write 0 to 65535").map(Value::Number),
-            Self::Count { min, max } => whole(
-                raw,
-                min,
-                max,
-                &format!("a whole number from {min} to {max}"),
-            )
-            .map(Value::Number),
+            Self::Count { min, max } => {
+                whole(raw, min, max, &format!("a whole number from {min} to {max}")).map(Value::Number)
+            }
             Self::PowerOfTwo { min, max } => {
                 let expected = format!("a power of two from {min} to {max}");
                 let number = whole(raw, min, max, &expected)?;
-                if number.is_power_of_two() {
-                    Ok(Value::Number(number))
-                } else {
-                    Err(is_not(raw, &expected))
-                }
+                if number.is_power_of_two() { Ok(Value::Number(number)) } else { Err(is_not(raw, &expected)) }
             }
             Self::Size { min, max } => size(raw, min, max),
             Self::Seconds { min, max } => seconds(raw, min, max),
@@ -155,9 +147,7 @@ impl Kind {
             Self::Secrets => list(raw)
                 .map(|texts| Value::Secrets(texts.into_iter().map(Secret::new).collect()))
                 // The value itself must not end up in a log.
-                .map_err(|_| {
-                    "is not a list of strings; write for example [\"key-1\", \"key-2\"]".into()
-                }),
+                .map_err(|_| "is not a list of strings; write for example [\"key-1\", \"key-2\"]".into()),
             Self::Path => path(raw, origin),
         }
     }
@@ -193,9 +183,7 @@ fn whole(raw: &Raw, min: u64, max: u64, expected: &str) -> Result<u64, String> {
         Raw::Text(text) => text.trim().replace('_', "").parse().ok(),
         _ => None,
     };
-    number
-        .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| is_not(raw, expected))
+    number.filter(|number| (min..=max).contains(number)).ok_or_else(|| is_not(raw, expected))
 }
 
 fn size(raw: &Raw, min: u64, max: u64) -> Result<Value, String> {
@@ -210,12 +198,7 @@ fn size(raw: &Raw, min: u64, max: u64) -> Result<Value, String> {
     if (min..=max).contains(&bytes) {
         Ok(Value::Size(bytes))
     } else {
-        Err(format!(
-            "{} is out of range; {} to {} is possible",
-            quote(raw),
-            format_size(min),
-            format_size(max)
-        ))
+        Err(format!("{} is out of range; {} to {} is possible", quote(raw), format_size(min), format_size(max)))
     }
 }
 
@@ -229,20 +212,13 @@ fn seconds(raw: &Raw, min: f64, max: f64) -> Result<Value, String> {
     number
         .filter(|seconds| (min..=max).contains(seconds))
         .map(|seconds| Value::Seconds(Duration::from_secs_f64(seconds)))
-        .ok_or_else(|| {
-            is_not(
-                raw,
-                &format!("a time from {min} to {max} seconds; write for example 30 or \"2m\""),
-            )
-        })
+        .ok_or_else(|| is_not(raw, &format!("a time from {min} to {max} seconds; write for example 30 or \"2m\"")))
 }
 
 /// `30`, `1.5`, `30s`, `500ms`, `2m`, `1h`.
 fn parse_seconds(text: &str) -> Option<f64> {
     let text = text.trim();
-    let split = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {
         "" | "s" => 1.0,
@@ -251,11 +227,7 @@ fn parse_seconds(text: &str) -> Option<f64> {
         "h" => 3600.0,
         _ => return None,
     };
-    number
-        .trim()
-        .parse::<f64>()
-        .ok()
-        .map(|number| number * factor)
+    number.trim().parse::<f64>().ok().map(|number| number * factor)
 }
 
 fn flag(raw: &Raw) -> Result<Value, String> {
@@ -273,11 +245,7 @@ fn flag(raw: &Raw) -> Result<Value, String> {
 fn choice(raw: &Raw, words: &[&str]) -> Result<Value, String> {
     let expected = format!("one of {}", words.join(", "));
     let text = text_of(raw, &expected)?.to_ascii_lowercase();
-    if words.contains(&text.as_str()) {
-        Ok(Value::Text(text))
-    } else {
-        Err(is_not(raw, &expected))
-    }
+    if words.contains(&text.as_str()) { Ok(Value::Text(text)) } else { Err(is_not(raw, &expected)) }
 }
 
 fn device(raw: &Raw) -> Result<Value, String> {
@@ -294,22 +262,17 @@ fn device(raw: &Raw) -> Result<Value, String> {
             .filter(|number| *number < 1024)
             .map(Device::Cuda),
     };
-    device
-        .map(Value::Device)
-        .ok_or_else(|| is_not(raw, expected))
+    device.map(Value::Device).ok_or_else(|| is_not(raw, expected))
 }
 
 fn log_filter(raw: &Raw) -> Result<Value, String> {
-    let expected = "a log level; write error, warn, info, debug, trace or off, or a filter such as \"engram_router=debug,info\"";
+    let expected =
+        "a log level; write error, warn, info, debug, trace or off, or a filter such as \"engram_router=debug,info\"";
     let text = text_of(raw, expected)?;
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     // A filter takes a bare word for the name of a module; from a person it is a misspelt level.
-    let bare = |part: &str| {
-        !part.contains(['=', '[']) && !levels.contains(&part.to_ascii_lowercase().as_str())
-    };
-    if text.split(',').any(|part| bare(part.trim()))
-        || tracing_subscriber::EnvFilter::try_new(text).is_err()
-    {
+    let bare = |part: &str| !part.contains(['=', '[']) && !levels.contains(&part.to_ascii_lowercase().as_str());
+    if text.split(',').any(|part| bare(part.trim())) || tracing_subscriber::EnvFilter::try_new(text).is_err() {
         return Err(is_not(raw, expected));
     }
     Ok(Value::Text(text.to_owned()))
@@ -318,10 +281,7 @@ fn log_filter(raw: &Raw) -> Result<Value, String> {
 fn host(raw: &Raw) -> Result<Value, String> {
     let expected = "a host; write an address such as 127.0.0.1, ::1 or 0.0.0.0, or a name, without scheme and port";
     let text = text_of(raw, expected)?;
-    let text = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'))
-        .unwrap_or(text);
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let is_name = || {
         text.len() <= 253
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
@@ -338,20 +298,14 @@ fn host(raw: &Raw) -> Result<Value, String> {
 fn list(raw: &Raw) -> Result<Vec<String>, String> {
     let expected = "a list of strings; write for example [\"a\", \"b\"]";
     match raw {
-        Raw::Text(text) => Ok(text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()),
+        Raw::Text(text) => {
+            Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+        }
         Raw::List(items) => items
             .iter()
             .map(|item| match item {
                 Raw::Text(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-                other => Err(format!(
-                    "{} in the list is not a non-empty string",
-                    quote(other)
-                )),
+                other => Err(format!("{} in the list is not a non-empty string", quote(other))),
             })
             .collect(),
         other => Err(is_not(other, expected)),
@@ -370,10 +324,7 @@ fn path(raw: &Raw, origin: &Origin) -> Result<Value, String> {
     }
     let path = PathBuf::from(text);
     Ok(Value::Path(match origin {
-        Origin::File { path: file, .. } => file
-            .parent()
-            .map(|parent| parent.join(&path))
-            .unwrap_or(path),
+        Origin::File { path: file, .. } => file.parent().map(|parent| parent.join(&path)).unwrap_or(path),
         _ => path,
     }))
 }

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Same model, same answers: Engram and llama.cpp against the exact model, on the same files and text.
+#
+#   benches/agreement/run.sh [MODEL ...]            both, default models (the first run builds llama.cpp: ~10 minutes)
+#   benches/agreement/run.sh --without-llama        Engram alone
+#   LLAMA_PYTHON=/path/to/python benches/agreement/run.sh     a Python that has llama_cpp already
+#
+# Needs cargo, python3 with venv, and a C++ compiler for llama.cpp. About 4 GB of memory; some minutes a model.
+# Prints a Markdown table a model; exit code 1 if a promise is not kept. Numbers go to $OUT (default: target/agreement).
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+cd "$root"
+
+with_llama=yes
+models=()
+for argument in "$@"; do
+  case "$argument" in
+    --without-llama) with_llama=no ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) echo "unknown option $argument; --help tells" >&2; exit 2 ;;
+    *) models+=("$argument") ;;
+  esac
+done
+[ ${#models[@]} -gt 0 ] || models=(smollm2-135m-instruct qwen2.5-coder-0.5b-instruct)
+
+target=${CARGO_TARGET_DIR:-target}
+out=${OUT:-$target/agreement}
+chunk=${CHUNK:-512}
+limit=${LIMIT:-1000000}
+mkdir -p "$out"
+cargo build --release --quiet -p engram-benches --bin teacher_forced
+tool=$target/release/teacher_forced
+
+python=${LLAMA_PYTHON:-}
+if [ "$with_llama" = yes ] && [ -z "$python" ]; then
+  python=$out/venv/bin/python
+  if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
+    echo "building llama-cpp-python (once, about ten minutes)" >&2
+    python3 -m venv "$out/venv"
+    "$python" -m pip install --quiet -r "$here/requirements.txt"
+  fi
+fi
+
+status=0
+for model in "${models[@]}"; do
+  name=$(basename "$model")
+  file=$("$tool" path --model "$model")
+  "$tool" tokenize --model "$model" --text "$here/corpus/code.txt" --out "$out/$name.ids" >&2
+  compare=("$tool" compare --model "$model" --tokens "$out/$name.ids" --chunk "$chunk" --limit "$limit" --json "$out/$name.json")
+  if [ "$with_llama" = yes ]; then
+    version=$("$python" -c 'import llama_cpp; print(llama_cpp.__version__)')
+    "$python" "$here/llama_logits.py" "$file" "$out/$name.ids" "$chunk" "$limit" \
+      | "${compare[@]}" --peer - --peer-name "llama.cpp (llama-cpp-python $version)" || status=1
+  else
+    "${compare[@]}" || status=1
+  fi
+  echo
+done
+exit $status

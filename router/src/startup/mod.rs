@@ -1,0 +1,141 @@
+//! From a configuration to a server that answers, and from a signal to its end.
+//!
+//! The order is chosen so that what can fail fast does: the address is taken first (but nobody is
+//! accepted yet), then files are fetched, weights and tokenizer loaded side by side, and the engine
+//! started, which proves the model by one pass. Only then the port listens.
+
+mod bind;
+mod device;
+mod load;
+mod local;
+mod ready;
+mod signals;
+mod threads;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use engram_benches::machine::Machine;
+use engram_inference::EngineConfig;
+use engram_models::pull::PullOptions;
+use engram_models::pull::progress;
+
+use crate::app::AppState;
+use crate::auth::ApiKeys;
+use crate::backend::Models;
+use crate::config::{Config, Secret};
+use crate::limits::HttpSettings;
+use crate::metrics::Metrics;
+
+pub use load::{Weights, load_weights};
+pub use local::{LocalServer, start_local};
+pub use threads::use_threads;
+
+/// Runs `engram serve` until a signal ends it.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let keys = api_keys(&config)?;
+    let addresses = bind::addresses(&config.server.host, config.server.port)?;
+    for address in &addresses {
+        crate::auth::check_bind(address.ip(), &keys, config.server.insecure_no_auth)?;
+    }
+    data_dir(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config, keys, &addresses));
+    // A file read that still blocks somewhere must not hold the end up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let socket = bind::take(addresses)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let loading = config.clone();
+    let observers = Arc::clone(&metrics);
+    let loaded = tokio::task::spawn_blocking(move || load::load(&loading, &observers, true)).await??;
+
+    let engine = loaded.served.engine.clone();
+    let id = loaded.served.id.clone();
+    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics);
+    let listener = bind::listen(socket)?;
+    let address = listener.local_addr()?;
+    let stop = signals::stop()?;
+    let ready = ready::Ready {
+        address,
+        model: &id,
+        source: &loaded.source,
+        bytes: loaded.bytes,
+        config: &config,
+        engine: &engine,
+        machine: &Machine::detect(),
+        device: &loaded.device,
+        took: begun.elapsed(),
+    };
+    // Where nobody reads standard output, serving goes on all the same.
+    if let Err(error) = crate::cli::print(&ready.text(&config.server.host)) {
+        tracing::warn!("the ready line could not be printed: {error}");
+    }
+    tracing::info!(%address, model = %id, elapsed = ?begun.elapsed(), "ready");
+
+    crate::serve(listener, state, stop).await;
+    // Its streams have ended by now; this ends its thread, and gives its memory back in order.
+    let drained = engine.drain_async(Instant::now()).await?;
+    tracing::info!(cut_off = drained.cut_off, "stopped");
+    Ok(())
+}
+
+/// The configured keys, checked.
+fn api_keys(config: &Config) -> anyhow::Result<ApiKeys> {
+    ApiKeys::new(config.server.api_keys.iter().map(Secret::expose)).context("`server.api_keys`")
+}
+
+/// Makes the data directory, and says so now if it cannot be written.
+fn data_dir(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.server.data_dir;
+    let told = || format!("`server.data_dir`: {} cannot be used; name another with --data-dir", dir.display());
+    std::fs::create_dir_all(dir).with_context(told)?;
+    Ok(())
+}
+
+/// What the HTTP side is told.
+fn http_settings(config: &Config) -> HttpSettings {
+    HttpSettings {
+        body_limit: usize::try_from(config.server.body_limit_bytes).unwrap_or(usize::MAX),
+        header_timeout: config.server.header_timeout,
+        request_timeout: config.server.request_timeout,
+        drain_deadline: config.server.drain_deadline,
+        max_connections: config.server.max_connections,
+        cors_origins: config.server.cors_origins.clone(),
+        ..HttpSettings::default()
+    }
+}
+
+/// What the engine is told.
+pub fn engine_config(config: &Config) -> EngineConfig {
+    let engine = &config.engine;
+    EngineConfig {
+        max_num_seqs: engine.max_num_seqs,
+        max_batch_tokens: engine.max_batch_tokens,
+        max_prefill_chunk: engine.max_batch_tokens,
+        block_size: engine.block_size,
+        kv_bytes: usize::try_from(engine.kv_memory).unwrap_or(usize::MAX),
+        kv_dtype: if engine.kv_f32 { candle_core::DType::F32 } else { candle_core::DType::F16 },
+        queue_limit: engine.queue_limit,
+        max_model_len: engine.max_model_len,
+        prefix_cache: engine.prefix_cache,
+        ..EngineConfig::default()
+    }
+}
+
+/// Where models are fetched from; progress on standard error if wanted.
+pub fn pull_options(config: &Config, show_progress: bool) -> PullOptions {
+    let mut options = PullOptions::from_env();
+    options.home = config.models.home.clone();
+    options.offline |= config.models.offline;
+    options.revision = config.models.revision.clone();
+    if show_progress {
+        options.progress = progress::for_terminal();
+    }
+    options
+}

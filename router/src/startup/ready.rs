@@ -1,0 +1,115 @@
+//! What `engram serve` prints once it listens: what runs, in how much memory, and a line to try it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use engram_benches::machine::Machine;
+use engram_inference::EngineHandle;
+
+use crate::config::{Config, human_size};
+
+/// Facts of a server that has just begun to listen.
+pub struct Ready<'a> {
+    pub address: SocketAddr,
+    pub model: &'a str,
+    pub source: &'a str,
+    pub bytes: u64,
+    pub config: &'a Config,
+    pub engine: &'a EngineHandle,
+    pub machine: &'a Machine,
+    pub device: &'a str,
+    pub took: Duration,
+}
+
+impl Ready<'_> {
+    /// The text; `host` is what was configured, for a name says more than its address.
+    pub fn text(&self, host: &str) -> String {
+        let url = url(host, self.address);
+        let capacity = self.engine.capacity();
+        let limit = match capacity.kv_tokens < capacity.max_len {
+            // One request could use the whole context, but the cache holds less.
+            true => format!("{} tokens (of {}: raise --kv-memory for more)", capacity.kv_tokens, capacity.max_len),
+            false => format!("{} tokens", capacity.max_len),
+        };
+        format!(
+            "engram {version} is ready on {url} after {took:.1} s\n\
+             \x20 model     {model}, {size} from {source}, context {limit}\n\
+             \x20 KV cache  {kv}: {blocks} blocks of {block_size} = {kv_tokens} tokens in {kv_dtype}\n\
+             \x20 compute   {device}, {threads} threads, {isa}\n\
+             \x20 access    {access}\n\
+             \nTry it:\n\n{curl}\n\n",
+            version = env!("CARGO_PKG_VERSION"),
+            took = self.took.as_secs_f64(),
+            model = self.model,
+            size = human_size(self.bytes),
+            source = self.source,
+            kv = human_size(capacity.kv_bytes as u64),
+            blocks = capacity.num_blocks,
+            block_size = self.config.engine.block_size,
+            kv_tokens = capacity.kv_tokens,
+            kv_dtype = if self.config.engine.kv_f32 { "f32" } else { "f16" },
+            device = self.device,
+            threads = self.machine.threads,
+            isa = self.machine.isa,
+            access = self.access(),
+            curl = self.curl(&url),
+        )
+    }
+
+    fn access(&self) -> String {
+        match self.config.server.api_keys.len() {
+            0 if self.address.ip().to_canonical().is_loopback() => "this machine only, no API key".into(),
+            0 => "EVERYONE who reaches the port, no API key (--insecure-no-auth)".into(),
+            1 => "1 API key".into(),
+            keys => format!("{keys} API keys"),
+        }
+    }
+
+    /// A command that can be pasted into a shell as it is.
+    fn curl(&self, url: &str) -> String {
+        let key = if self.config.server.api_keys.is_empty() {
+            ""
+        } else {
+            "  -H \"Authorization: Bearer $ENGRAM_API_KEY\" \\\n"
+        };
+        let body = serde_json::json!({
+            "model": self.model,
+            "stream": true,
+            "messages": [{ "role": "user", "content": "Write a Rust function that reverses a string." }],
+        });
+        // Single quotes hold everything but single quotes.
+        let body = body.to_string().replace('\'', "'\\''");
+        format!("curl -N {url}/v1/chat/completions \\\n{key}  -H 'Content-Type: application/json' \\\n  -d '{body}'")
+    }
+}
+
+/// Where a client on this machine finds the server.
+fn url(host: &str, address: SocketAddr) -> String {
+    let ip = address.ip();
+    let shown = match ip {
+        _ if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),
+        _ if ip.is_unspecified() => "[::1]".to_owned(),
+        _ if host.parse::<std::net::IpAddr>().is_err() => host.to_owned(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+    };
+    format!("http://{shown}:{}", address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_can_be_pasted() {
+        for (host, address, expected) in [
+            ("127.0.0.1", "127.0.0.1:80", "http://127.0.0.1:80"),
+            ("::1", "[::1]:80", "http://[::1]:80"),
+            ("0.0.0.0", "0.0.0.0:80", "http://127.0.0.1:80"),
+            ("::", "[::]:80", "http://[::1]:80"),
+            ("localhost", "127.0.0.1:80", "http://localhost:80"),
+        ] {
+            assert_eq!(url(host, address.parse().unwrap()), expected);
+        }
+    }
+}
