@@ -1,0 +1,408 @@
+//! Every HTTP status is decided here: [`ErrorCode::status`] is the one table, and the
+//! `From` impls say which failure of the crates below is which code.
+//!
+//! The client reads `{"error": {message, type, param, code}}`, OpenAI's shape; the chain of
+//! sources is logged and never sent.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use engram_inference::EngineError;
+use engram_models::chat_template::ChatTemplateError;
+use serde_json::{Value, json};
+
+/// What went wrong, as the `code` of the error object says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// The body is not JSON, or not the JSON object that is wanted.
+    InvalidJson,
+    /// A parameter's value has the wrong type or is out of its range.
+    InvalidValue,
+    /// A parameter that must be there is not.
+    MissingParameter,
+    /// A parameter Engram does not know.
+    UnknownParameter,
+    /// A parameter, or a value of one, that OpenAI has and Engram has not.
+    UnsupportedParameter,
+    /// Prompt and output do not fit the model's context.
+    ContextLengthExceeded,
+    /// The request alone is larger than the whole KV cache.
+    KvCacheExceeded,
+    /// `suffix` or `fim_context` for a model without fill-in-the-middle tokens.
+    FimUnsupported,
+    /// The model's chat template refuses these messages.
+    InvalidMessages,
+    /// No key, or a wrong one.
+    InvalidApiKey,
+    /// No such model here.
+    ModelNotFound,
+    /// No such route.
+    NotFound,
+    /// The route exists, under another method.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    RequestTimeout,
+    /// The body is larger than the limit.
+    PayloadTooLarge,
+    /// The body is not declared as JSON.
+    UnsupportedMediaType,
+    /// The queue is full.
+    Overloaded,
+    /// A bug, or a failure that the client can do nothing about.
+    Internal,
+    /// The forward pass failed or gave logits that are not finite.
+    ModelFailure,
+    /// The server drains and takes no new work.
+    ShuttingDown,
+    /// The engine's thread is gone or never started.
+    EngineStopped,
+    /// No forward pass gave sane numbers lately.
+    Unhealthy,
+    /// The deadline passed before the answer was complete.
+    DeadlineExceeded,
+}
+
+impl ErrorCode {
+    /// All codes, for tests and documentation.
+    pub const ALL: [Self; 23] = [
+        Self::InvalidJson,
+        Self::InvalidValue,
+        Self::MissingParameter,
+        Self::UnknownParameter,
+        Self::UnsupportedParameter,
+        Self::ContextLengthExceeded,
+        Self::KvCacheExceeded,
+        Self::FimUnsupported,
+        Self::InvalidMessages,
+        Self::InvalidApiKey,
+        Self::ModelNotFound,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::Overloaded,
+        Self::Internal,
+        Self::ModelFailure,
+        Self::ShuttingDown,
+        Self::EngineStopped,
+        Self::Unhealthy,
+        Self::DeadlineExceeded,
+    ];
+
+    /// The HTTP status of the code: the only place where one is chosen.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidJson
+            | Self::InvalidValue
+            | Self::MissingParameter
+            | Self::UnknownParameter
+            | Self::UnsupportedParameter
+            | Self::ContextLengthExceeded
+            | Self::KvCacheExceeded
+            | Self::FimUnsupported
+            | Self::InvalidMessages => StatusCode::BAD_REQUEST,
+            Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
+            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal | Self::ModelFailure => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ShuttingDown | Self::EngineStopped | Self::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The `code` on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJson => "invalid_json",
+            Self::InvalidValue => "invalid_value",
+            Self::MissingParameter => "missing_required_parameter",
+            Self::UnknownParameter => "unknown_parameter",
+            Self::UnsupportedParameter => "unsupported_parameter",
+            Self::ContextLengthExceeded => "context_length_exceeded",
+            Self::KvCacheExceeded => "kv_cache_exceeded",
+            Self::FimUnsupported => "fim_unsupported",
+            Self::InvalidMessages => "invalid_messages",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::ModelNotFound => "model_not_found",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal_error",
+            Self::ModelFailure => "model_failure",
+            Self::ShuttingDown => "shutting_down",
+            Self::EngineStopped => "engine_stopped",
+            Self::Unhealthy => "unhealthy",
+            Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+
+    /// The `type` on the wire, in OpenAI's coarser words.
+    pub fn kind(self) -> &'static str {
+        match self.status().as_u16() {
+            401 => "authentication_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+/// A failure as the client sees it, with its cause as the log sees it.
+#[derive(Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    param: Option<String>,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl ApiError {
+    /// An error with its code and message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), param: None, retry_after: None, source: None }
+    }
+
+    /// A value that is wrong, and where it stands (`messages[0].role`).
+    pub fn invalid_value(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidValue, message).with_param(param)
+    }
+
+    /// A parameter OpenAI has and Engram has not, and why.
+    pub fn unsupported(param: impl Into<String>, why: &str) -> Self {
+        let param = param.into();
+        Self::new(ErrorCode::UnsupportedParameter, format!("`{param}` is not supported: {why}")).with_param(param)
+    }
+
+    /// A failure that only the log may explain.
+    pub fn internal(message: &str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::new(ErrorCode::Internal, message).with_source(source)
+    }
+
+    /// No key or a wrong one; which of the two is all that is said.
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(ErrorCode::InvalidApiKey, message)
+    }
+
+    /// Names the parameter at fault.
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Keeps the cause for the log.
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Says when another try is worth it.
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The status of the code.
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// The parameter at fault, if one is.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// `{"error": {message, type, param, code}}`.
+    pub fn body(&self) -> Value {
+        json!({"error": {
+            "message": self.message,
+            "type": self.code.kind(),
+            "param": self.param,
+            "code": self.code.as_str(),
+        }})
+    }
+
+    /// Writes the error to the log with all its causes: a server's own failures as errors,
+    /// a client's at debug level, for a client can send them at will.
+    pub fn log(&self) {
+        let mut causes = String::new();
+        let mut next = self.source.as_deref().map(|source| source as &dyn StdError);
+        while let Some(cause) = next {
+            causes.push_str(": ");
+            causes.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        let code = self.code.as_str();
+        if self.status().is_server_error() {
+            tracing::error!(code, param = self.param, "{}{causes}", self.message);
+        } else {
+            tracing::debug!(code, param = self.param, "{}{causes}", self.message);
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.message)
+    }
+}
+
+impl StdError for ApiError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let mut response = (self.status(), axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, rounded up, at least one: 0 would invite the same refusal at once.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.code == ErrorCode::InvalidApiKey {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match &error {
+            EngineError::InvalidParameter { name, .. } => Self::invalid_value(*name, message),
+            EngineError::EmptyPrompt | EngineError::UnknownToken { .. } => Self::invalid_value("prompt", message),
+            EngineError::ContextExceeded { .. } => {
+                Self::new(ErrorCode::ContextLengthExceeded, message).with_param("max_tokens")
+            }
+            EngineError::KvExhausted { .. } => Self::new(ErrorCode::KvCacheExceeded, message),
+            EngineError::Overloaded { retry_after, .. } => {
+                Self::new(ErrorCode::Overloaded, message).with_retry_after(*retry_after)
+            }
+            EngineError::DeadlineInQueue { .. } => Self::new(ErrorCode::DeadlineExceeded, message),
+            // What the forward pass says may name files and tensors: for the log only.
+            EngineError::Model { .. } | EngineError::Panicked { .. } => {
+                Self::new(ErrorCode::ModelFailure, "the forward pass failed, the server's log says why")
+                    .with_source(error)
+            }
+            EngineError::NotFinite { .. } => Self::new(ErrorCode::ModelFailure, message),
+            EngineError::ProbeTimeout { .. } => Self::new(ErrorCode::Unhealthy, message),
+            EngineError::ShuttingDown => {
+                Self::new(ErrorCode::ShuttingDown, message).with_retry_after(Duration::from_secs(5))
+            }
+            EngineError::Stopped => Self::new(ErrorCode::EngineStopped, message),
+            EngineError::Start(_) => {
+                Self::new(ErrorCode::EngineStopped, "the engine could not start, the server's log says why")
+                    .with_source(error)
+            }
+        }
+    }
+}
+
+impl From<ChatTemplateError> for ApiError {
+    fn from(error: ChatTemplateError) -> Self {
+        let message = error.to_string();
+        match &error {
+            // The template is the model's, the messages are the client's: what the one says about the
+            // other is for the client.
+            ChatTemplateError::Raised { .. }
+            | ChatTemplateError::OutOfFuel { .. }
+            | ChatTemplateError::Render { .. }
+            | ChatTemplateError::NoMark { .. } => Self::new(ErrorCode::InvalidMessages, message).with_param("messages"),
+            ChatTemplateError::BadMessage { .. } => Self::invalid_value("messages", message),
+            ChatTemplateError::Syntax { .. } => {
+                Self::internal("the model's chat template does not parse, the server's log says where", error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn every_engine_error_has_its_status_and_code() {
+        let table: Vec<(EngineError, u16, &str)> = vec![
+            (EngineError::InvalidParameter { name: "top_p", reason: "is 2".into() }, 400, "invalid_value"),
+            (EngineError::EmptyPrompt, 400, "invalid_value"),
+            (EngineError::UnknownToken { id: 9, vocab_size: 4 }, 400, "invalid_value"),
+            (EngineError::ContextExceeded { prompt_len: 9, max_tokens: 1, max_len: 8 }, 400, "context_length_exceeded"),
+            (EngineError::KvExhausted { needed: 9, total: 8 }, 400, "kv_cache_exceeded"),
+            (
+                EngineError::Overloaded { waiting: 64, limit: 64, retry_after: Duration::from_millis(1500) },
+                429,
+                "overloaded",
+            ),
+            (EngineError::DeadlineInQueue { waited: Duration::from_secs(1) }, 504, "deadline_exceeded"),
+            (EngineError::NotFinite { step: 3 }, 500, "model_failure"),
+            (EngineError::Panicked { step: 3, message: "index /secret".into() }, 500, "model_failure"),
+            (EngineError::ProbeTimeout { timeout: Duration::from_secs(5) }, 503, "unhealthy"),
+            (EngineError::ShuttingDown, 503, "shutting_down"),
+            (EngineError::Stopped, 503, "engine_stopped"),
+            (EngineError::Start("no memory at /secret".into()), 503, "engine_stopped"),
+        ];
+        for (engine, status, code) in table {
+            let error = ApiError::from(engine);
+            assert_eq!(error.status().as_u16(), status, "{error}");
+            assert_eq!(error.code().as_str(), code, "{error}");
+            assert!(!error.body().to_string().contains("/secret"));
+        }
+    }
+
+    #[test]
+    fn codes_are_distinct_and_their_statuses_are_errors() {
+        let mut names: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert!(code.status().as_u16() >= 400, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_has_openais_shape_and_headers() {
+        let error = ApiError::invalid_value("top_p", "`top_p` is 2");
+        assert_eq!(
+            error.body(),
+            json!({"error": {"message": "`top_p` is 2", "type": "invalid_request_error",
+                "param": "top_p", "code": "invalid_value"}})
+        );
+        let busy =
+            ApiError::from(EngineError::Overloaded { waiting: 1, limit: 1, retry_after: Duration::from_millis(1500) });
+        let response = busy.into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        let response = ApiError::unauthorized("no key").into_response();
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
+    }
+
+    #[test]
+    fn causes_stay_out_of_the_body() {
+        let source = std::io::Error::other("disk /dev/sda is on fire");
+        let error = ApiError::internal("something failed", Arc::new(source));
+        assert!(!error.body().to_string().contains("fire"));
+        assert!(StdError::source(&error).is_some());
+    }
+}
