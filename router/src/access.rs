@@ -1,0 +1,156 @@
+//! What happens around every request: its id and tracing span, its count among those in flight,
+//! its line in the log and its place in the metrics, all closed when the *body* of the answer
+//! ends, for a stream's status line says little.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::{Instrument, Span};
+
+use crate::app::AppState;
+use crate::drain::InFlight;
+use crate::request_id::{RequestId, X_REQUEST_ID};
+
+/// What the handlers learn about a request and its log line tells; shared through extensions.
+#[derive(Debug, Clone, Default)]
+pub struct Facts(Arc<FactsInner>);
+
+#[derive(Debug, Default)]
+struct FactsInner {
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+    failed_in_stream: AtomicBool,
+}
+
+impl Facts {
+    /// Adds tokens to the counts.
+    pub fn add_tokens(&self, prompt: usize, cached: usize, completion: usize) {
+        self.0.prompt_tokens.fetch_add(prompt as u64, Ordering::Relaxed);
+        self.0.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
+        self.0.completion_tokens.fetch_add(completion as u64, Ordering::Relaxed);
+    }
+
+    /// The stream ended with an error event: its status says 200 nonetheless.
+    pub fn fail_in_stream(&self) {
+        self.0.failed_in_stream.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The outermost layer.
+pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::from_headers(request.headers());
+    let facts = Facts::default();
+    let method = request.method().clone();
+    let span = tracing::info_span!(
+        "request",
+        id = id.as_str(),
+        method = %method,
+        path = request.uri().path(),
+        tenant = tracing::field::Empty,
+        model = tracing::field::Empty,
+    );
+    // Probes and scrapes neither hold up a drain nor fill the log.
+    let work = method == Method::POST;
+    let in_flight = work.then(|| state.drain().enter());
+    request.extensions_mut().insert(facts.clone());
+    let mut ending = Ending {
+        state,
+        span: span.clone(),
+        facts,
+        started: Instant::now(),
+        method,
+        route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
+        status: None,
+        body_ended: false,
+        _in_flight: in_flight,
+    };
+    let mut response = next.run(request).instrument(span).await;
+    ending.status = Some(response.status());
+    response.headers_mut().insert(X_REQUEST_ID, id.header());
+    response.map(|body| Body::new(TrackedBody { body, ending }))
+}
+
+/// Closes a request when it is dropped, however that comes.
+struct Ending {
+    state: AppState,
+    span: Span,
+    facts: Facts,
+    started: Instant,
+    method: Method,
+    route: Option<String>,
+    /// `None` until the head of the answer is known.
+    status: Option<StatusCode>,
+    body_ended: bool,
+    _in_flight: Option<InFlight>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _entered = self.span.enter();
+        let elapsed = self.started.elapsed();
+        let facts = &self.facts.0;
+        let outcome = if self.status.is_none() || !self.body_ended {
+            "client_left"
+        } else if facts.failed_in_stream.load(Ordering::Relaxed) {
+            "stream_failed"
+        } else {
+            "complete"
+        };
+        // 499 is what nginx writes for a client that left before the head of the answer.
+        let status = self.status.map_or(499, |status| status.as_u16());
+        let route = self.route.as_deref().unwrap_or("unmatched");
+        self.state.metrics().request_ended(route, self.method.as_str(), status, outcome, elapsed);
+        let milliseconds = elapsed.as_secs_f64() * 1e3;
+        let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
+        let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
+        let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
+        if self._in_flight.is_some() {
+            tracing::info!(status, outcome, milliseconds, prompt_tokens, cached_tokens, completion_tokens, "answered");
+        } else {
+            tracing::debug!(status, outcome, milliseconds, "answered");
+        }
+    }
+}
+
+struct TrackedBody {
+    body: Body,
+    ending: Ending,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let _entered = this.ending.span.enter();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_none() {
+            this.ending.body_ended = true;
+        } else if this.body.is_end_stream() {
+            // A body of known length is not polled to its end.
+            this.ending.body_ended = true;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}

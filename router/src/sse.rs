@@ -1,0 +1,115 @@
+//! Server-sent events: one `data:` line of JSON an event, comments while nothing happens.
+//!
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures::Stream;
+use serde::Serialize;
+use tokio::time::{Instant, Sleep};
+
+use crate::error::ApiError;
+
+/// The event that says that an answer is complete. A stream without it was cut or failed.
+pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// A comment: ignored by clients, seen by proxies.
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+
+/// One event. JSON text holds no line breaks, so one `data:` line carries it.
+pub fn event(value: &impl Serialize) -> Bytes {
+    let mut text = b"data: ".to_vec();
+    match serde_json::to_vec(value) {
+        Ok(json) => text.extend_from_slice(&json),
+        // Only a map with keys that are no strings could fail; then the client hears of it.
+        Err(source) => {
+            let error = ApiError::internal("an event could not be written", source);
+            error.log();
+            text.extend_from_slice(error.body().to_string().as_bytes());
+        }
+    }
+    text.extend_from_slice(b"\n\n");
+    text.into()
+}
+
+/// The last event of a stream that failed: no [`DONE`] follows it.
+pub fn error_event(error: &ApiError) -> Bytes {
+    event(&error.body())
+}
+
+/// The streamed answer: status 200, `text/event-stream`, a comment every `keep_alive` of silence.
+pub fn response(events: impl Stream<Item = Bytes> + Send + 'static, keep_alive: Duration) -> Response {
+    let body = Body::from_stream(KeepAlive {
+        events: Box::pin(events),
+        interval: keep_alive,
+        silence: Box::pin(tokio::time::sleep(keep_alive)),
+    });
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Tells nginx not to collect events into larger writes.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+struct KeepAlive<S> {
+    events: Pin<Box<S>>,
+    interval: Duration,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl<S: Stream<Item = Bytes>> Stream for KeepAlive<S> {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let item = match this.events.as_mut().poll_next(cx) {
+            Poll::Ready(item) => item,
+            Poll::Pending => match this.silence.as_mut().poll(cx) {
+                Poll::Ready(()) => Some(KEEP_ALIVE),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        this.silence.as_mut().reset(Instant::now() + this.interval);
+        Poll::Ready(item.map(Ok))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorCode;
+    use futures::StreamExt;
+
+    #[test]
+    fn an_event_is_one_data_line() {
+        let text = event(&serde_json::json!({"a": "line\nbreak\r\u{2028}"}));
+        let text = std::str::from_utf8(&text).expect("text");
+        assert!(text.starts_with("data: {") && text.ends_with("}\n\n"));
+        assert_eq!(text.matches('\n').count(), 2);
+        assert_eq!(text.matches('\r').count(), 0);
+        let error = ApiError::new(ErrorCode::ModelFailure, "no");
+        assert!(error_event(&error).starts_with(b"data: {\"error\":{"));
+    }
+
+    #[tokio::test]
+    async fn silence_is_filled_with_comments() {
+        let events = futures::stream::once(async {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            DONE
+        });
+        let response = response(events, Duration::from_millis(100));
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream; charset=utf-8");
+        let chunks: Vec<Bytes> =
+            response.into_body().into_data_stream().map(|chunk| chunk.expect("infallible")).collect().await;
+        assert_eq!(chunks, [KEEP_ALIVE, KEEP_ALIVE, DONE]);
+    }
+}
