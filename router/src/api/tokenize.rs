@@ -1,0 +1,45 @@
+//! `POST /tokenize` and `POST /detokenize`: the ids a model would see.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Map, Value, json};
+
+use super::{JsonBody, blocking};
+use crate::app::AppState;
+use crate::error::{ApiError, ErrorCode};
+use crate::openai::completion::Prompt;
+use crate::openai::tokenize::{DetokenizeRequest, Tokenizable, TokenizeRequest};
+
+/// Text or messages to ids.
+pub async fn tokenize(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        let request = TokenizeRequest::from_slice(&body)?;
+        let model = state.models().find(request.model.as_deref())?;
+        let tokens = match request.input {
+            Tokenizable::Text { text, add_special, parse_special } => {
+                model.completion_prompt(&Prompt::Text(text), add_special, parse_special)
+            }
+            Tokenizable::Chat { messages, tools } => model.chat_prompt(&messages, &tools, Map::new())?,
+        };
+        Ok(Json(json!({"tokens": tokens, "count": tokens.len(), "max_model_len": model.max_len})))
+    })
+    .await
+}
+
+/// Ids to text.
+pub async fn detokenize(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        let request = DetokenizeRequest::from_slice(&body)?;
+        let model = state.models().find(request.model.as_deref())?;
+        let vocab_size = model.tokenizer.vocab_size();
+        if let Some(id) = request.tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ApiError::new(
+                ErrorCode::InvalidValue,
+                format!("token {id} is not in the vocabulary of {vocab_size}"),
+            )
+            .with_param("tokens"));
+        }
+        Ok(Json(json!({"prompt": model.tokenizer.decode(&request.tokens, request.skip_special)})))
+    })
+    .await
+}

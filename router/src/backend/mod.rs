@@ -1,0 +1,13 @@
+//! Who answers a request: the models that this process serves itself.
+//!
+//! - [`Models`] finds a [`ServedModel`] by the name a client gave; it turns texts and messages into ids.
+//! - [`Generation`] hands sequences to the model's engine and reads text from all of them; dropping
+//!   it aborts them.
+//!
+//! There is one kind of backend, so there is no trait yet.
+
+mod local;
+mod served;
+
+pub use local::{Event, Generation, Job, Output, Tally};
+pub use served::{ModelFacts, Models, ServedModel};

@@ -1,0 +1,103 @@
+//! Connections: accepted, bounded in number and in the time their heads take, drained at the end.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
+
+use crate::app::{self, AppState};
+use crate::drain::Phase;
+
+/// Time that connections get to take their last bytes once every stream has ended.
+const FLUSH_TIME: Duration = Duration::from_secs(3);
+
+/// Serves HTTP/1.1 on `listener` until `shutdown` resolves and the requests then running have
+/// ended.
+///
+/// While it drains, connections are still accepted: `/ready` answers 503, so that a balancer sees
+/// it, and new work is refused with 503. After `drain_deadline` what still streams gets an error
+/// event and no `[DONE]`. The engines are left running; they are the caller's to stop.
+pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()> + Send) {
+    let app = app::router(state.clone());
+    let connections = GracefulShutdown::new();
+    let permits = Arc::new(Semaphore::new(state.settings().max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    tokio::select! {
+        () = accept_all(&listener, &app, &state, &connections, &permits) => {}
+        () = drain(&state, shutdown) => {}
+    }
+    drop(listener);
+    if tokio::time::timeout(FLUSH_TIME, connections.shutdown()).await.is_err() {
+        tracing::warn!("some connections did not take their last bytes in {FLUSH_TIME:?} and are cut");
+    }
+}
+
+/// Waits for the word to stop, then for the running requests, at most to the deadline.
+async fn drain(state: &AppState, shutdown: impl Future<Output = ()>) {
+    shutdown.await;
+    let deadline = state.settings().drain_deadline;
+    tracing::info!(in_flight = state.drain().in_flight(), ?deadline, "draining");
+    state.drain().advance(Phase::Draining);
+    if tokio::time::timeout(deadline, state.drain().idle()).await.is_err() {
+        tracing::warn!(in_flight = state.drain().in_flight(), "the drain deadline passed: ending what still runs");
+    }
+    state.drain().advance(Phase::Stopping);
+}
+
+async fn accept_all(
+    listener: &TcpListener,
+    app: &Router,
+    state: &AppState,
+    connections: &GracefulShutdown,
+    permits: &Arc<Semaphore>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(state.settings().header_timeout);
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => serve_connection(&http, stream, app.clone(), connections, permit),
+            Err(error) => {
+                // Out of file descriptors, or a client that left before it was accepted: the
+                // listener itself is still good. The pause keeps the former from spinning.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn serve_connection(
+    http: &http1::Builder,
+    stream: TcpStream,
+    app: Router,
+    connections: &GracefulShutdown,
+    permit: OwnedSemaphorePermit,
+) {
+    // Events are small and each is wanted at once.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let service =
+        hyper::service::service_fn(move |request: Request<Incoming>| app.clone().oneshot(request.map(Body::new)));
+    let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+    tokio::spawn(async move {
+        let _permit = permit;
+        if let Err(error) = connection.await {
+            // A client that left, or sent no proper HTTP.
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}
