@@ -24,7 +24,6 @@ pub(super) struct TensorEntry {
 /// A parsed header: what the file says it holds, and where.
 pub(super) struct Header {
     pub(super) version: u32,
-    pub(super) alignment: u64,
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<TensorEntry>,
 }
@@ -47,7 +46,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, GgufError> {
         tensors.push(tensor.check(data_start, available, alignment)?);
     }
     refuse_overlaps(&tensors, data_start)?;
-    Ok(Header { version, alignment, metadata, tensors })
+    Ok(Header { version, metadata, tensors })
 }
 
 /// Smallest encodings of one key (length, one byte, type, one byte) and one tensor (length, one byte, rank,
