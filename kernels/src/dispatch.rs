@@ -30,9 +30,7 @@ impl Isa {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 => false,
@@ -41,11 +39,7 @@ impl Isa {
 
     /// The best one this processor runs.
     pub fn best() -> Self {
-        if Isa::Avx2.available() {
-            Isa::Avx2
-        } else {
-            Isa::Scalar
-        }
+        if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Scalar }
     }
 
     /// Itself where the processor runs it, the scalar definition elsewhere.
@@ -62,25 +56,17 @@ impl Isa {
             Some("scalar") => Isa::Scalar,
             Some("avx2") => Isa::Avx2,
             Some(other) => {
-                return Err(KernelError::UnknownIsa {
-                    value: other.to_owned(),
-                });
+                return Err(KernelError::UnknownIsa { value: other.to_owned() });
             }
         };
-        if isa.available() {
-            Ok(isa)
-        } else {
-            Err(KernelError::MissingIsa { name: isa.name() })
-        }
+        if isa.available() { Ok(isa) } else { Err(KernelError::MissingIsa { name: isa.name() }) }
     }
 }
 
 /// The instruction set in use, or why `ENGRAM_ISA` cannot be followed; ask at start and tell the user.
 pub fn checked_isa() -> Result<Isa, KernelError> {
     static CHOSEN: OnceLock<Result<Isa, KernelError>> = OnceLock::new();
-    CHOSEN
-        .get_or_init(|| Isa::from_setting(std::env::var("ENGRAM_ISA").ok().as_deref()))
-        .clone()
+    CHOSEN.get_or_init(|| Isa::from_setting(std::env::var("ENGRAM_ISA").ok().as_deref())).clone()
 }
 
 /// The instruction set in use; the best one where `ENGRAM_ISA` cannot be followed ([`checked_isa`] says so).
@@ -99,12 +85,7 @@ mod tests {
         assert_eq!(Isa::from_setting(Some("")), Ok(Isa::best()));
         assert_eq!(Isa::from_setting(Some("scalar")), Ok(Isa::Scalar));
         let unknown = Isa::from_setting(Some("sse9"));
-        assert_eq!(
-            unknown,
-            Err(KernelError::UnknownIsa {
-                value: "sse9".into()
-            })
-        );
+        assert_eq!(unknown, Err(KernelError::UnknownIsa { value: "sse9".into() }));
         assert!(Isa::best().available());
     }
 }

@@ -4,12 +4,21 @@
 //! On the CPU an output element has one order of accumulation, whatever the number of rows, the batch or the threads:
 //! a request's numbers are bit-equal alone and in any batch.
 
+pub mod activation;
+pub mod attention;
+mod disjoint;
 pub mod dispatch;
 pub mod error;
+mod lanes;
 pub mod matmul;
+pub mod norm;
+pub mod ops;
 pub mod pool;
 pub mod quant;
+pub mod rope;
+pub mod softmax;
 
+pub use attention::SequenceSpan;
 pub use dispatch::{Isa, isa};
 pub use error::KernelError;
 pub use matmul::{PackedMatrix, matmul};

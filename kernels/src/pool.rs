@@ -105,10 +105,7 @@ impl Pool {
         unsafe { *shared.job.get() = Job { f: Some(f), tasks } };
         shared.next.store(0, Ordering::Relaxed);
         let last = shared.state.load(Ordering::Relaxed);
-        shared.state.store(
-            (last & !(OPEN | ENTERED_MASK)).wrapping_add(JOB) | OPEN,
-            Ordering::SeqCst,
-        );
+        shared.state.store((last & !(OPEN | ENTERED_MASK)).wrapping_add(JOB) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
             if asleep.load(Ordering::SeqCst) {
                 worker.unpark();
@@ -122,17 +119,9 @@ impl Pool {
         while shared.state.load(Ordering::Acquire) & ENTERED_MASK != 0 {
             spins += 1;
             // A worker may have lost its core to another process: then ours is better given away.
-            if spins % 4096 == 0 {
-                std::thread::yield_now()
-            } else {
-                std::hint::spin_loop()
-            }
+            if spins % 4096 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
-        let panic = shared
-            .panic
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .take();
+        let panic = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         shared.busy.store(false, Ordering::Release);
         if let Some(payload) = panic {
             resume_unwind(payload);
@@ -160,11 +149,7 @@ fn claim(shared: &Shared, f: Task<'_>, tasks: usize) {
     }));
     if let Err(payload) = outcome {
         shared.next.store(tasks, Ordering::Relaxed);
-        shared
-            .panic
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .get_or_insert(payload);
+        shared.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
     }
 }
 
@@ -176,12 +161,8 @@ fn work(shared: &Shared, index: usize) {
     loop {
         let state = shared.state.load(Ordering::Acquire);
         if is_new(state, last_job) {
-            let entered = shared.state.compare_exchange_weak(
-                state,
-                state + ENTERED,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let entered =
+                shared.state.compare_exchange_weak(state, state + ENTERED, Ordering::AcqRel, Ordering::Relaxed);
             if entered.is_ok() {
                 // SAFETY: we are counted inside an open job, so its caller neither changes the cell nor returns.
                 let (f, tasks) = unsafe { ((*shared.job.get()).f, (*shared.job.get()).tasks) };
@@ -223,15 +204,10 @@ fn is_new(state: u64, last_job: u64) -> bool {
 pub fn threads_from_setting(value: Option<&str>) -> Result<usize, KernelError> {
     match value {
         // The standard library reads the affinity mask and the cgroup quotas (v1 and v2), rounded down.
-        None | Some("") => Ok(std::thread::available_parallelism()
-            .map_or(1, |n| n.get())
-            .min(MAX_THREADS)),
+        None | Some("") => Ok(std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS)),
         Some(text) => match text.trim().parse() {
             Ok(n) if (1..=MAX_THREADS).contains(&n) => Ok(n),
-            _ => Err(KernelError::BadThreads {
-                value: text.to_owned(),
-                max: MAX_THREADS,
-            }),
+            _ => Err(KernelError::BadThreads { value: text.to_owned(), max: MAX_THREADS }),
         },
     }
 }
@@ -245,9 +221,7 @@ pub fn checked_threads() -> Result<usize, KernelError> {
 pub fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| {
-        let threads = checked_threads()
-            .or_else(|_| threads_from_setting(None))
-            .unwrap_or(1);
+        let threads = checked_threads().or_else(|_| threads_from_setting(None)).unwrap_or(1);
         Pool::new(threads)
     })
 }
@@ -265,10 +239,7 @@ mod tests {
                 pool.run(tasks, &|i| {
                     counts[i].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(
-                    counts.iter().all(|c| c.load(Ordering::Relaxed) == 1),
-                    "{tasks} tasks"
-                );
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{tasks} tasks");
             }
         }
     }
@@ -327,10 +298,7 @@ mod tests {
         assert_eq!(threads_from_setting(Some("3")), Ok(3));
         assert!(threads_from_setting(None).is_ok_and(|n| n >= 1));
         for bad in ["0", "-1", "two", "99999999"] {
-            let refused = KernelError::BadThreads {
-                value: bad.into(),
-                max: MAX_THREADS,
-            };
+            let refused = KernelError::BadThreads { value: bad.into(), max: MAX_THREADS };
             assert_eq!(threads_from_setting(Some(bad)), Err(refused));
         }
     }

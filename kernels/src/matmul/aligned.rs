@@ -34,12 +34,7 @@ impl AlignedBytes {
         // SAFETY: the size is not zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
         let offset = base.as_ptr().align_offset(align);
-        let bytes = Self {
-            base,
-            layout,
-            offset,
-            len,
-        };
+        let bytes = Self { base, layout, offset, len };
         bytes.ask_for_huge_pages();
         Ok(bytes)
     }
@@ -49,13 +44,7 @@ impl AlignedBytes {
         let whole = self.len / HUGE * HUGE;
         if whole > 0 {
             // SAFETY: the range lies inside our allocation and starts on a page; the advice changes no contents.
-            unsafe {
-                libc::madvise(
-                    self.base.as_ptr().add(self.offset).cast(),
-                    whole,
-                    libc::MADV_HUGEPAGE,
-                )
-            };
+            unsafe { libc::madvise(self.base.as_ptr().add(self.offset).cast(), whole, libc::MADV_HUGEPAGE) };
         }
     }
 

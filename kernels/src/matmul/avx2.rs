@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{UnitInfo, scale_of, unit_info};
+use super::activations::{BLOCK_ROWS, UnitInfo, place, scale_of};
 use super::format::{CHUNK, ROWS, Scales, TileFormat, UNIT};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::GgmlType;
@@ -40,21 +40,14 @@ unsafe fn quantised_tile_avx2<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32])
         // SAFETY: unit `first + count` and its block lie in the tile; the chunk holds CHUNK units and 2 * CHUNK groups.
         // All fields are written before `multiply` reads them, and no reference to the whole is made.
         unsafe {
-            let packed = job
-                .tile
-                .as_ptr()
-                .add(job.layout.codes + first * F::UNIT_BYTES);
+            let packed = job.tile.as_ptr().add(job.layout.codes + first * F::UNIT_BYTES);
             let opened = (&raw mut (*chunk).codes).cast::<u8>();
             let scales = (&raw mut (*chunk).scales).cast::<f32>();
             let mins = (&raw mut (*chunk).mins).cast::<f32>();
             let blocks = first / F::BLOCK_UNITS..(first + count) / F::BLOCK_UNITS;
             for (index, block) in blocks.enumerate() {
                 let at = index * F::BLOCK_GROUPS * ROWS;
-                open_scales::<F>(
-                    job.tile.as_ptr().add(block * F::SCALE_BYTES),
-                    scales.add(at),
-                    mins.add(at),
-                );
+                open_scales::<F>(job.tile.as_ptr().add(block * F::SCALE_BYTES), scales.add(at), mins.add(at));
             }
             // Eight-bit codes are multiplied where they are.
             let codes = if F::LOW == 8 {
@@ -65,27 +58,22 @@ unsafe fn quantised_tile_avx2<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32])
                 }
                 opened.cast_const()
             };
-            let open = Open {
-                codes,
-                scales,
-                mins,
-                units: count,
-            };
+            let open = Open { codes, scales, mins, units: count };
             let mut row = job.rows.start;
             while row < job.rows.end {
+                let block = job.acts.block(row);
                 let x = Rows {
-                    codes: job.acts.codes.as_ptr().add(row * job.cols + first * UNIT),
-                    cols: job.cols,
-                    infos: job.acts.infos.as_ptr().add(row * units + first),
-                    units,
+                    codes: block.codes.as_ptr().add(first * UNIT * block.rows),
+                    infos: block.infos.as_ptr().add(first * block.rows),
                 };
                 let acc = acc.as_mut_ptr().add((row - job.rows.start) * ROWS);
-                row += match job.rows.end - row {
-                    1 => multiply::<F, 1>(&open, &x, acc),
-                    2 => multiply::<F, 2>(&open, &x, acc),
-                    3 => multiply::<F, 3>(&open, &x, acc),
-                    _ => multiply::<F, 4>(&open, &x, acc),
-                };
+                match block.rows {
+                    1 => multiply::<F, 1>(&open, x, acc),
+                    2 => multiply::<F, 2>(&open, x, acc),
+                    3 => multiply::<F, 3>(&open, x, acc),
+                    _ => multiply::<F, 4>(&open, x, acc),
+                }
+                row += BLOCK_ROWS;
             }
         }
     }
@@ -99,25 +87,24 @@ struct Open {
     units: usize,
 }
 
-/// Pointers to the first of some rows of activations, at the chunk's first column; strides in codes and infos.
+/// Pointers into a block of activations, at the chunk's first unit.
+#[derive(Clone, Copy)]
 struct Rows {
     codes: *const i8,
-    cols: usize,
     infos: *const UnitInfo,
-    units: usize,
 }
 
-/// Adds a chunk's products with `M` rows to `acc[M][16]`; returns `M`.
+/// Adds a chunk's products with a block of `M` rows to `acc[M][16]`.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: &Rows, acc: *mut f32) -> usize {
+unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: Rows, acc: *mut f32) {
+    let groups = UNIT / F::GROUP;
+    let quads = F::GROUP / 4;
     // SAFETY (here and in the functions below): the caller passes pointers good for `open.units` units and `M` rows.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         for (i, sums) in sums.iter_mut().enumerate() {
-            *sums = [
-                _mm256_loadu_ps(acc.add(i * ROWS)),
-                _mm256_loadu_ps(acc.add(i * ROWS + 8)),
-            ];
+            *sums = load_pair(acc.add(i * ROWS));
         }
         for unit in 0..open.units {
             let codes = open.codes.add(unit * 512);
@@ -126,44 +113,33 @@ unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: &Rows, acc: *m
                     _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + 64 * line).cast());
                 }
             }
-            let groups = UNIT / F::GROUP;
-            for half in 0..groups {
-                let quads = F::GROUP / 4;
-                let group = unit * groups + half;
-                let x_codes = x.codes.add(unit * UNIT + half * F::GROUP);
-                let dots = dots::<F, M>(codes.add(half * quads * 64), x_codes, x.cols);
+            let infos = x.infos.add(unit * M);
+            for index in 0..groups {
+                let group = unit * groups + index;
+                let codes = codes.add(index * quads * 64);
+                let x_codes = x.codes.add((unit * UNIT + index * F::GROUP) * M);
+                let dots = if F::SIGNED {
+                    signed_dots::<M>(codes, x_codes)
+                } else {
+                    unsigned_dots::<F, M>(codes, x_codes, infos, index)
+                };
                 let scales = load_pair(open.scales.add(group * ROWS));
                 for i in 0..M {
-                    let info = x.infos.add(i * x.units + unit);
-                    let mut dot = dots[i];
-                    let sum = if F::GROUP == UNIT {
-                        (*info).sum
-                    } else {
-                        i32::from((*info).halves[half])
-                    };
-                    if F::ZERO != 0 {
-                        let offset = _mm256_set1_epi32(F::ZERO * sum);
-                        dot = [
-                            _mm256_sub_epi32(dot[0], offset),
-                            _mm256_sub_epi32(dot[1], offset),
-                        ];
-                    }
-                    let x_scale = _mm256_set1_ps((*info).scale);
+                    let x_scale = _mm256_set1_ps((*infos.add(i)).scale);
                     for h in 0..2 {
                         let scale = _mm256_mul_ps(scales[h], x_scale);
-                        sums[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h]), scale, sums[i][h]);
+                        sums[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[i][h]), scale, sums[i][h]);
                     }
-                    if F::MINS {
-                        let mins = load_pair(open.mins.add(group * ROWS));
-                        let weighted = if F::GROUP == UNIT {
-                            (*info).weighted
-                        } else {
-                            (*info).scale * sum as f32
-                        };
+                }
+                if F::MINS {
+                    let mins = load_pair(open.mins.add(group * ROWS));
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let info = &*infos.add(i);
+                        let whole = F::GROUP == UNIT;
+                        let weighted = if whole { info.weighted } else { info.weighted_halves[index] };
                         let weighted = _mm256_set1_ps(weighted);
-                        for h in 0..2 {
-                            sums[i][h] = _mm256_fnmadd_ps(mins[h], weighted, sums[i][h]);
-                        }
+                        sums[0] = _mm256_fnmadd_ps(mins[0], weighted, sums[0]);
+                        sums[1] = _mm256_fnmadd_ps(mins[1], weighted, sums[1]);
                     }
                 }
             }
@@ -173,68 +149,104 @@ unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: &Rows, acc: *m
             _mm256_storeu_ps(acc.add(i * ROWS + 8), sums[1]);
         }
     }
-    M
 }
 
-/// Integer products of one group of a unit with `M` rows: `[M][16]` as pairs of registers.
+/// Integer products `sum((code - zero) * x)` of one group with `M` rows: `[M][16]` as pairs of registers.
+///
+/// A lane sums two columns of each quad in i16, from minus `BIAS` times its activations on. In between it may wrap;
+/// the sum of a whole group fits (|code - bias| <= bias), so what comes out is exact.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<F: TileFormat, const M: usize>(
+unsafe fn unsigned_dots<F: TileFormat, const M: usize>(
     codes: *const u8,
     x: *const i8,
-    cols: usize,
+    infos: *const UnitInfo,
+    index: usize,
 ) -> [[__m256i; 2]; M] {
-    let ones = _mm256_set1_epi16(1);
-    let mut dots = [[_mm256_setzero_si256(); 2]; M];
-    let quads = F::GROUP / 4;
+    let whole = F::GROUP == UNIT;
+    let shift = _mm_cvtsi32_si128(F::BIAS.trailing_zeros() as i32);
+    let mut pairs = [[_mm256_setzero_si256(); 2]; M];
     // SAFETY: see `multiply`.
     unsafe {
-        let load = |quad: usize| {
-            let at = codes.add(quad * 64).cast::<__m256i>();
-            [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
-        };
-        let broadcast = |i: usize, quad: usize| {
-            _mm256_set1_epi32(x.add(i * cols + quad * 4).cast::<i32>().read_unaligned())
-        };
-        if F::SIGNED {
-            for quad in 0..quads {
-                let w = load(quad);
-                let magnitude = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
-                for i in 0..M {
-                    let a = broadcast(i, quad);
-                    for h in 0..2 {
-                        // |code| <= 128 and |x| <= 127: two products fit an i16.
-                        let pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(a, w[h]));
-                        dots[i][h] = _mm256_add_epi32(dots[i][h], _mm256_madd_epi16(pairs, ones));
-                    }
-                }
-            }
-            return dots;
+        for (i, pairs) in pairs.iter_mut().enumerate() {
+            let info = &*infos.add(i);
+            let minus = if whole { info.minus } else { info.minus_halves[index] };
+            let minus = _mm256_set1_epi32((&raw const minus).cast::<i32>().read_unaligned());
+            *pairs = [_mm256_sll_epi16(minus, shift); 2];
         }
-        let run = if F::QUADS_IN_I16 < quads {
-            F::QUADS_IN_I16
-        } else {
-            quads
-        };
-        for first in (0..quads).step_by(run) {
-            let mut pairs = [[_mm256_setzero_si256(); 2]; M];
-            for quad in first..first + run {
-                let w = load(quad);
-                for i in 0..M {
-                    let a = broadcast(i, quad);
-                    for h in 0..2 {
-                        pairs[i][h] = _mm256_add_epi16(pairs[i][h], _mm256_maddubs_epi16(w[h], a));
-                    }
+        for quad in 0..F::GROUP / 4 {
+            let w = load_codes(codes, quad);
+            for (i, pairs) in pairs.iter_mut().enumerate() {
+                let a = broadcast::<M>(x, quad, i);
+                for h in 0..2 {
+                    pairs[h] = in_order(_mm256_add_epi16(pairs[h], _mm256_maddubs_epi16(w[h], a)));
                 }
             }
-            for i in 0..M {
-                for h in 0..2 {
-                    dots[i][h] = _mm256_add_epi32(dots[i][h], _mm256_madd_epi16(pairs[i][h], ones));
-                }
+        }
+        let ones = _mm256_set1_epi16(1);
+        let mut dots = pairs;
+        for (i, dots) in dots.iter_mut().enumerate() {
+            *dots = [_mm256_madd_epi16(dots[0], ones), _mm256_madd_epi16(dots[1], ones)];
+            if F::BIAS != F::ZERO {
+                let info = &*infos.add(i);
+                let sum = if whole { info.sum } else { info.half_sum(index) };
+                let back = _mm256_set1_epi32((F::BIAS - F::ZERO) * sum);
+                *dots = [_mm256_add_epi32(dots[0], back), _mm256_add_epi32(dots[1], back)];
+            }
+        }
+        dots
+    }
+}
+
+/// As [`unsigned_dots`], for i8 codes: their sign goes to the activation.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn signed_dots<const M: usize>(codes: *const u8, x: *const i8) -> [[__m256i; 2]; M] {
+    let ones = _mm256_set1_epi16(1);
+    let mut dots = [[_mm256_setzero_si256(); 2]; M];
+    for quad in 0..8 {
+        // SAFETY: see `multiply`.
+        let w = unsafe { load_codes(codes, quad) };
+        let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+        for (i, dots) in dots.iter_mut().enumerate() {
+            // SAFETY: see `multiply`.
+            let a = unsafe { broadcast::<M>(x, quad, i) };
+            for h in 0..2 {
+                // |code| <= 128 and |x| <= 127: two products fit an i16, four do not.
+                let pairs = _mm256_maddubs_epi16(magnitudes[h], _mm256_sign_epi8(a, w[h]));
+                dots[h] = in_order(_mm256_add_epi32(dots[h], _mm256_madd_epi16(pairs, ones)));
             }
         }
     }
     dots
+}
+
+/// A quad of codes, rows 0..8 and 8..16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_codes(codes: *const u8, quad: usize) -> [__m256i; 2] {
+    // SAFETY: the caller passes codes that have this quad.
+    unsafe {
+        let at = codes.add(quad * 64).cast::<__m256i>();
+        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
+    }
+}
+
+/// Four codes of row `i` of a block of `M`, in all lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn broadcast<const M: usize>(x: *const i8, quad: usize, i: usize) -> __m256i {
+    // SAFETY: the caller passes codes of a block that has this quad and row.
+    unsafe { _mm256_set1_epi32(x.add((quad * M + i) * 4).cast::<i32>().read_unaligned()) }
+}
+
+/// Keeps the compiler from regrouping sums row by row: that would load each quad of weights once a row (measured: 1.5 x slower).
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_order(mut sums: __m256i) -> __m256i {
+    // SAFETY: no instruction at all; the value passes through a register.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) sums, options(nomem, nostack, preserves_flags)) };
+    sums
 }
 
 /// Planes of a unit to one byte a code, `[quad][row][column]`.
@@ -258,10 +270,7 @@ unsafe fn open_unit<F: TileFormat>(packed: *const u8, codes: *mut u8) {
                     code = _mm256_or_si256(code, bits(line(F::LOW), quad, F::LOW, 1));
                 }
                 if F::HIGH == 2 {
-                    code = _mm256_or_si256(
-                        code,
-                        bits(line(F::LOW + quad / 4), 2 * (quad % 4), F::LOW, 3),
-                    );
+                    code = _mm256_or_si256(code, bits(line(F::LOW + quad / 4), 2 * (quad % 4), F::LOW, 3));
                 }
                 _mm256_store_si256(codes.add(64 * quad + 32 * half).cast(), code);
             }
@@ -297,11 +306,8 @@ unsafe fn open_scales<F: TileFormat>(packed: *const u8, scales: *mut f32, mins: 
     unsafe {
         for h in 0..2 {
             let half = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(packed.add(at + 16 * h).cast()));
-            let wide =
-                |at: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(packed.add(at + 8 * h).cast()));
-            let store = |to: *mut f32, group: usize, v: __m256| {
-                _mm256_storeu_ps(to.add(group * ROWS + 8 * h), v)
-            };
+            let wide = |at: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(packed.add(at + 8 * h).cast()));
+            let store = |to: *mut f32, group: usize, v: __m256| _mm256_storeu_ps(to.add(group * ROWS + 8 * h), v);
             let d = half(0);
             match F::SCALES {
                 Scales::Half => store(scales, 0, d),
@@ -321,11 +327,7 @@ unsafe fn open_scales<F: TileFormat>(packed: *const u8, scales: *mut f32, mins: 
                     let m = half(32);
                     for group in 0..F::BLOCK_GROUPS {
                         let at = 64 + 16 * group;
-                        store(
-                            scales,
-                            group,
-                            _mm256_mul_ps(d, _mm256_cvtepi32_ps(wide(at))),
-                        );
+                        store(scales, group, _mm256_mul_ps(d, _mm256_cvtepi32_ps(wide(at))));
                         let sub = wide(at + 16 * F::BLOCK_GROUPS);
                         store(mins, group, _mm256_mul_ps(m, _mm256_cvtepi32_ps(sub)));
                     }
@@ -345,59 +347,54 @@ unsafe fn open_scales<F: TileFormat>(packed: *const u8, scales: *mut f32, mins: 
     }
 }
 
-/// Whole units of 32 values to codes, as [`super::activations::quantize_scalar`].
-pub(super) fn quantize(x: &[f32], codes: &mut [i8], infos: &mut [UnitInfo]) {
-    assert!(
-        x.len() == codes.len() && x.len() == infos.len() * UNIT,
-        "units of 32"
-    );
-    for (unit, info) in infos.iter_mut().enumerate() {
-        // SAFETY: features as above; unit `unit` lies in both slices by the assert.
-        unsafe {
-            *info = quantize_unit(
-                x.as_ptr().add(unit * UNIT),
-                codes.as_mut_ptr().add(unit * UNIT),
-            )
-        };
+/// `rows` rows to one block, as [`super::activations::quantize_block`].
+pub(super) fn quantize_block(x: &[f32], rows: usize, codes: &mut [i8], infos: &mut [UnitInfo]) {
+    // SAFETY: features as above.
+    unsafe { quantize_block_avx2(x, rows, codes, infos) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_block_avx2(x: &[f32], rows: usize, codes: &mut [i8], infos: &mut [UnitInfo]) {
+    for (row, x) in x.chunks_exact(x.len() / rows).enumerate() {
+        for (unit, x) in x.chunks_exact(UNIT).enumerate() {
+            let mut unit_codes = [0i8; UNIT];
+            // SAFETY: `x` is 32 values long, and so are the codes.
+            infos[unit * rows + row] = unsafe { quantize_unit(x.as_ptr(), unit_codes.as_mut_ptr()) };
+            place(&unit_codes, codes, rows, row, unit);
+        }
     }
 }
 
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn quantize_unit(x: *const f32, codes: *mut i8) -> UnitInfo {
     // SAFETY: the caller passes 32 values and room for 32 codes.
     unsafe {
         let v = [0, 8, 16, 24].map(|at| _mm256_loadu_ps(x.add(at)));
-        let magnitude =
-            v.map(|v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff)));
+        let magnitude = v.map(|v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff)));
         let max = _mm256_max_epi32(
             _mm256_max_epi32(magnitude[0], magnitude[1]),
             _mm256_max_epi32(magnitude[2], magnitude[3]),
         );
-        let max = _mm_max_epi32(
-            _mm256_castsi256_si128(max),
-            _mm256_extracti128_si256::<1>(max),
-        );
+        let max = _mm_max_epi32(_mm256_castsi256_si128(max), _mm256_extracti128_si256::<1>(max));
         let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b01_00_11_10>(max));
         let max = _mm_max_epi32(max, _mm_shuffle_epi32::<0b10_11_00_01>(max));
         let (scale, inverse) = scale_of(f32::from_bits(_mm_cvtsi128_si32(max) as u32));
         if inverse == 0.0 {
             // Nothing to round, and a NaN or an infinity must not reach the conversion.
             _mm256_storeu_si256(codes.cast(), _mm256_setzero_si256());
-            return unit_info(scale, [0, 0]);
+            return UnitInfo::new(scale, [[0; 2]; 2]);
         }
         let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse))));
-        let q = _mm256_packs_epi16(
-            _mm256_packs_epi32(q[0], q[1]),
-            _mm256_packs_epi32(q[2], q[3]),
-        );
+        let q = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         let q = _mm256_permutevar8x32_epi32(q, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_storeu_si256(codes.cast(), q);
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
-        let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b01_00_11_10>(fours));
-        let sums = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b10_11_00_01>(eights));
-        let first = _mm256_extract_epi32::<0>(sums) as i16;
-        unit_info(scale, [first, _mm256_extract_epi32::<4>(sums) as i16])
+        let pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b01_00_11_10>(pairs));
+        let pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32::<0b10_11_00_01>(pairs));
+        let half = |both: i32| [both as i16, (both >> 16) as i16];
+        let halves = [_mm256_extract_epi32::<0>(pairs), _mm256_extract_epi32::<4>(pairs)];
+        UnitInfo::new(scale, [half(halves[0]), half(halves[1])])
     }
 }
 
@@ -485,10 +482,7 @@ unsafe fn load_column<const KIND: u8>(w: *const u8, column: usize) -> [__m256; 2
         }
         let at = w.add(column * 2 * ROWS);
         _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast());
-        let halves = [
-            _mm_loadu_si128(at.cast()),
-            _mm_loadu_si128(at.add(16).cast()),
-        ];
+        let halves = [_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(16).cast())];
         if KIND == HALF {
             return [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])];
         }

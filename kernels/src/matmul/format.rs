@@ -52,12 +52,9 @@ pub(super) trait TileFormat: BlockFormat {
     const BLOCK_UNITS: usize = if Self::SUPER { 8 } else { 1 };
     /// Groups of a block.
     const BLOCK_GROUPS: usize = Self::BLOCK_UNITS * UNIT / Self::GROUP;
-    /// Quads whose products with i8 are summed in i16 before they could overflow: 2 * max code * 127 * n <= 32767.
-    const QUADS_IN_I16: usize = match Self::LOW + Self::HIGH {
-        0..=4 => 8,
-        5 => 4,
-        _ => 2,
-    };
+    /// What is subtracted from unsigned codes while they are summed in i16, so that a whole group fits: for 4, 5 and 6 bits
+    /// half the range, `group * 127 * bias <= 2 * 32767` in the two columns of a lane. What [`BlockFormat::ZERO`] differs is made up in i32.
+    const BIAS: i32 = if Self::SIGNED { 0 } else { 1 << (Self::LOW + Self::HIGH - 1) };
     /// Bytes of the scales of a block of 16 rows.
     const SCALE_BYTES: usize = match Self::SCALES {
         Scales::Half => 32,
@@ -150,10 +147,7 @@ fn pack_plane(codes: &[u8; 512], bits: usize, from: usize, mask: u8, lines: &mut
         return;
     }
     let quads = 8 / bits;
-    for (line, codes) in lines
-        .chunks_exact_mut(64)
-        .zip(codes.chunks_exact(64 * quads))
-    {
+    for (line, codes) in lines.chunks_exact_mut(64).zip(codes.chunks_exact(64 * quads)) {
         line.fill(0);
         for (quad, codes) in codes.chunks_exact(64).enumerate() {
             for (byte, code) in line.iter_mut().zip(codes) {

@@ -23,13 +23,13 @@ use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::pool::{Pool, pool};
 use crate::quant::GgmlType;
-use activations::Activations;
+use activations::{Activations, BLOCK_ROWS};
 use aligned::AlignedBytes;
-use format::{ROWS, UNIT};
+use format::ROWS;
 use pack::TileLayout;
 use shared::SharedMut;
 
-/// Rows of activations that meet an opened chunk of weights: their codes, the chunk and the sums fit the first-level cache.
+/// Rows of activations that meet an opened chunk of weights, whole blocks of [`BLOCK_ROWS`].
 const ROW_BLOCK: usize = 64;
 /// Columns that are summed on their own in products of floats: short sums round less.
 const FLOAT_CHUNK: usize = 256;
@@ -86,9 +86,7 @@ macro_rules! for_quantised {
                 type $f = $crate::quant::Q6K;
                 $body
             }
-            $crate::quant::GgmlType::F32
-            | $crate::quant::GgmlType::F16
-            | $crate::quant::GgmlType::BF16 => $other,
+            $crate::quant::GgmlType::F32 | $crate::quant::GgmlType::F16 | $crate::quant::GgmlType::BF16 => $other,
         }
     };
 }
@@ -121,19 +119,10 @@ impl PackedMatrix {
         let row_bytes = ty.row_bytes(cols).ok_or(too_large.clone())?;
         let expected = row_bytes.checked_mul(rows).ok_or(too_large.clone())?;
         if data.len() != expected {
-            return Err(KernelError::DataLength {
-                ty,
-                rows,
-                cols,
-                expected,
-                actual: data.len(),
-            });
+            return Err(KernelError::DataLength { ty, rows, cols, expected, actual: data.len() });
         }
         let layout = TileLayout::of(ty, cols).ok_or(too_large.clone())?;
-        let bytes = layout
-            .bytes
-            .checked_mul(rows.div_ceil(ROWS))
-            .ok_or(too_large)?;
+        let bytes = layout.bytes.checked_mul(rows.div_ceil(ROWS)).ok_or(too_large)?;
         let mut tiles = AlignedBytes::zeroed(bytes)?;
         let tiles_per_task = (PACK_TASK_BYTES / (ROWS * row_bytes)).max(1);
         let packed = SharedMut::new(tiles.as_mut_slice());
@@ -146,13 +135,7 @@ impl PackedMatrix {
                 pack::pack_tile(ty, cols, rows, tile);
             }
         });
-        Ok(Self {
-            ty,
-            rows,
-            cols,
-            layout,
-            tiles,
-        })
+        Ok(Self { ty, rows, cols, layout, tiles })
     }
 
     /// Output features.
@@ -180,10 +163,7 @@ impl PackedMatrix {
     /// Errors: [`KernelError::RowOutOfRange`], [`KernelError::Length`].
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
         if row >= self.rows {
-            return Err(KernelError::RowOutOfRange {
-                row,
-                rows: self.rows,
-            });
+            return Err(KernelError::RowOutOfRange { row, rows: self.rows });
         }
         check_len("row of weights", self.cols, out.len())?;
         let (tile, row) = (self.tile(row / ROWS), row % ROWS);
@@ -206,14 +186,7 @@ impl PackedMatrix {
 
 impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "PackedMatrix({} [{}, {}], {} bytes)",
-            self.ty,
-            self.rows,
-            self.cols,
-            self.bytes()
-        )
+        write!(f, "PackedMatrix({} [{}, {}], {} bytes)", self.ty, self.rows, self.cols, self.bytes())
     }
 }
 
@@ -222,12 +195,7 @@ impl std::fmt::Debug for PackedMatrix {
 /// For quantised weights `x` is rounded to int8 with a scale per 32 columns, once a call; float weights take `x` as it is.
 /// Runs on the process's pool with the instruction set of [`isa`]. NaN and infinity in a row of `x` make its outputs NaN.
 /// Errors: [`KernelError::ColumnsDiffer`], [`KernelError::Length`].
-pub fn matmul(
-    x: &[f32],
-    m: usize,
-    weights: &[&PackedMatrix],
-    out: &mut [f32],
-) -> Result<(), KernelError> {
+pub fn matmul(x: &[f32], m: usize, weights: &[&PackedMatrix], out: &mut [f32]) -> Result<(), KernelError> {
     matmul_on(isa(), pool(), x, m, weights, out)
 }
 
@@ -247,11 +215,7 @@ pub fn matmul_on(
     let cols = first.cols;
     for (index, weight) in weights.iter().enumerate() {
         if weight.cols != cols {
-            return Err(KernelError::ColumnsDiffer {
-                index,
-                expected: cols,
-                actual: weight.cols,
-            });
+            return Err(KernelError::ColumnsDiffer { index, expected: cols, actual: weight.cols });
         }
     }
     let total: usize = weights.iter().map(|w| w.rows).sum();
@@ -266,14 +230,7 @@ pub fn matmul_on(
     if weights.iter().any(|w| !w.ty.is_float()) {
         acts.quantize(isa, pool, x, cols);
     }
-    let call = Call {
-        isa,
-        x,
-        m,
-        acts: &acts,
-        total,
-        out: SharedMut::new(out),
-    };
+    let call = Call { isa, x, m, acts: &acts, total, out: SharedMut::new(out) };
     let plan = plan_tasks(weights, m, pool.threads());
     let row_blocks = m.div_ceil(ROW_BLOCK);
     pool.run(plan.len() * row_blocks, &|task| {
@@ -285,15 +242,7 @@ pub fn matmul_on(
 }
 
 fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<(), KernelError> {
-    if expected == actual {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            actual,
-        })
-    }
+    if expected == actual { Ok(()) } else { Err(KernelError::Length { what, expected, actual }) }
 }
 
 /// Tiles of one weight that a thread takes at once.
@@ -315,11 +264,7 @@ fn plan_tasks<'a>(weights: &[&'a PackedMatrix], m: usize, threads: usize) -> Vec
         let step = (task_bytes / weight.layout.bytes).max(1);
         for start in (0..weight.num_tiles()).step_by(step) {
             let tiles = start..weight.num_tiles().min(start + step);
-            plan.push(TileRange {
-                weight,
-                tiles,
-                column,
-            });
+            plan.push(TileRange { weight, tiles, column });
         }
         column += weight.rows;
     }
@@ -379,36 +324,15 @@ struct TileJob<'a> {
 impl TileJob<'_> {
     /// What the unsafe kernels rely on; cheap beside a tile.
     fn check(&self, ty: GgmlType, acc_len: usize) {
-        let fits = TileLayout::of(ty, self.cols).is_some_and(|layout| {
-            layout.bytes == self.tile.len() && layout.codes == self.layout.codes
-        });
-        assert!(
-            fits && self.cols.is_multiple_of(ty.block_len()),
-            "tile of {ty} x {}",
-            self.cols
-        );
-        assert!(
-            acc_len == self.rows.len() * ROWS,
-            "{acc_len} sums for {:?}",
-            self.rows
-        );
+        let fits = TileLayout::of(ty, self.cols)
+            .is_some_and(|layout| layout.bytes == self.tile.len() && layout.codes == self.layout.codes);
+        assert!(fits && self.cols.is_multiple_of(ty.block_len()), "tile of {ty} x {}", self.cols);
+        assert!(acc_len == self.rows.len() * ROWS, "{acc_len} sums for {:?}", self.rows);
         if ty.is_float() {
-            assert!(
-                self.rows.end * self.cols <= self.x.len(),
-                "rows {:?}",
-                self.rows
-            );
+            assert!(self.rows.end * self.cols <= self.x.len(), "rows {:?}", self.rows);
         } else {
-            assert!(
-                self.rows.end * self.cols <= self.acts.codes.len(),
-                "rows {:?}",
-                self.rows
-            );
-            assert!(
-                self.rows.end * self.cols / UNIT <= self.acts.infos.len(),
-                "rows {:?}",
-                self.rows
-            );
+            assert!(self.rows.end <= self.acts.m() && self.cols == self.acts.cols(), "rows {:?}", self.rows);
+            assert!(self.rows.start.is_multiple_of(BLOCK_ROWS), "rows {:?} begin inside a block", self.rows);
         }
     }
 }

@@ -17,17 +17,13 @@ impl TileLayout {
     /// The layout of tiles `cols` wide, `None` if it overflows. Floats: `[cols][16]`.
     pub(super) fn of(ty: GgmlType, cols: usize) -> Option<Self> {
         if ty.is_float() {
-            let bytes = cols
-                .checked_mul(ROWS * ty.block_bytes())?
-                .checked_next_multiple_of(LINE)?;
+            let bytes = cols.checked_mul(ROWS * ty.block_bytes())?.checked_next_multiple_of(LINE)?;
             return Some(Self { codes: 0, bytes });
         }
         fn quantised<F: TileFormat>(cols: usize) -> Option<TileLayout> {
             let scales = (cols / F::TYPE.block_len()).checked_mul(F::SCALE_BYTES)?;
             let codes = scales.checked_next_multiple_of(LINE)?;
-            let bytes = (cols / UNIT)
-                .checked_mul(F::UNIT_BYTES)?
-                .checked_add(codes)?;
+            let bytes = (cols / UNIT).checked_mul(F::UNIT_BYTES)?.checked_add(codes)?;
             Some(TileLayout { codes, bytes })
         }
         super::for_quantised!(ty, F => quantised::<F>(cols), else None)
@@ -66,10 +62,7 @@ fn pack_blocks<F: TileFormat>(cols: usize, data: &[u8], tile: &mut [u8]) {
         for (row, data) in data.chunks_exact(blocks * block_bytes).enumerate() {
             F::open(&data[block * block_bytes..][..block_bytes], &mut open);
             write_scales::<F>(&open, row, scales);
-            for (unit, codes) in units
-                .iter_mut()
-                .zip(open.codes[..F::TYPE.block_len()].chunks_exact(UNIT))
-            {
+            for (unit, codes) in units.iter_mut().zip(open.codes[..F::TYPE.block_len()].chunks_exact(UNIT)) {
                 for (quad, codes) in unit.chunks_exact_mut(64).zip(codes.chunks_exact(4)) {
                     quad[4 * row..][..4].copy_from_slice(codes);
                 }
@@ -83,23 +76,14 @@ fn pack_blocks<F: TileFormat>(cols: usize, data: &[u8], tile: &mut [u8]) {
 }
 
 /// One row of a quantised tile in f32, bit for bit what [`crate::quant::dequantize`] gives.
-pub(super) fn dequantize_blocks<F: TileFormat>(
-    tile: &[u8],
-    layout: TileLayout,
-    row: usize,
-    out: &mut [f32],
-) {
+pub(super) fn dequantize_blocks<F: TileFormat>(tile: &[u8], layout: TileLayout, row: usize, out: &mut [f32]) {
     let mut open = OpenBlock::new();
     let mut codes = [0u8; 512];
     let units = tile[layout.codes..].chunks_exact(F::UNIT_BYTES);
     for (index, (unit, values)) in units.zip(out.chunks_exact_mut(UNIT)).enumerate() {
         let block = index / F::BLOCK_UNITS;
         if index.is_multiple_of(F::BLOCK_UNITS) {
-            read_scales::<F>(
-                &tile[block * F::SCALE_BYTES..][..F::SCALE_BYTES],
-                row,
-                &mut open,
-            );
+            read_scales::<F>(&tile[block * F::SCALE_BYTES..][..F::SCALE_BYTES], row, &mut open);
         }
         open_unit::<F>(unit, &mut codes);
         for (column, value) in values.iter_mut().enumerate() {

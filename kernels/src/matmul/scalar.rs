@@ -4,6 +4,7 @@
 //! `sum(code * x.code) - zero * sum(x.code)`, then, where the format has minimums, `acc = fma(-min, x.scale * sum(x.code), acc)`.
 //! Floats: for each 256 columns a sum by fma in column order from 0, the sums added in order.
 
+use super::activations::BLOCK_ROWS;
 use super::format::{ROWS, TileFormat, UNIT, open_unit, read_scales};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::{GgmlType, OpenBlock};
@@ -17,37 +18,26 @@ pub(super) fn quantised_tile<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) 
     for unit in 0..units {
         if unit.is_multiple_of(F::BLOCK_UNITS) {
             let scales = &job.tile[unit / F::BLOCK_UNITS * F::SCALE_BYTES..][..F::SCALE_BYTES];
-            opens
-                .iter_mut()
-                .enumerate()
-                .for_each(|(row, open)| read_scales::<F>(scales, row, open));
+            opens.iter_mut().enumerate().for_each(|(row, open)| read_scales::<F>(scales, row, open));
         }
-        open_unit::<F>(
-            &job.tile[job.layout.codes + unit * F::UNIT_BYTES..],
-            &mut codes,
-        );
+        open_unit::<F>(&job.tile[job.layout.codes + unit * F::UNIT_BYTES..], &mut codes);
         for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
-            let info = &job.acts.infos[m * units + unit];
-            let x = &job.acts.codes[m * job.cols + unit * UNIT..][..UNIT];
+            let block = job.acts.block(m / BLOCK_ROWS * BLOCK_ROWS);
+            let info = &block.infos[unit * block.rows + m % BLOCK_ROWS];
+            let x_code = |column: usize| {
+                let quad = unit * 8 + column / 4;
+                i32::from(block.codes[(quad * block.rows + m % BLOCK_ROWS) * 4 + column % 4])
+            };
             for (row, acc) in acc.iter_mut().enumerate() {
-                for (index, x) in x.chunks_exact(F::GROUP).enumerate() {
+                for index in 0..UNIT / F::GROUP {
                     let group = unit % F::BLOCK_UNITS * (UNIT / F::GROUP) + index;
                     let (scale, min) = F::group(&opens[row], group);
-                    let sum = if F::GROUP == UNIT {
-                        info.sum
-                    } else {
-                        i32::from(info.halves[index])
-                    };
+                    let sum = if F::GROUP == UNIT { info.sum } else { info.half_sum(index) };
                     let mut dot = -F::ZERO * sum;
-                    for (column, &x) in x.iter().enumerate() {
-                        let column = index * F::GROUP + column;
+                    for column in index * F::GROUP..(index + 1) * F::GROUP {
                         let code = codes[64 * (column / 4) + 4 * row + column % 4];
-                        let code = if F::SIGNED {
-                            i32::from(code as i8)
-                        } else {
-                            i32::from(code)
-                        };
-                        dot += code * i32::from(x);
+                        let code = if F::SIGNED { i32::from(code as i8) } else { i32::from(code) };
+                        dot += code * x_code(column);
                     }
                     *acc = (dot as f32).mul_add(scale * info.scale, *acc);
                     if F::MINS {

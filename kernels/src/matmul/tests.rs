@@ -3,7 +3,8 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::activations::{UnitInfo, quantize_scalar};
+use super::activations::{UnitInfo, quantize_block};
+use super::format::UNIT;
 use super::*;
 use crate::quant::dequantize;
 
@@ -35,9 +36,7 @@ fn random_rows(m: usize, cols: usize) -> Vec<f32> {
     let mut seed = (m * 31 + cols) as u64 + 1;
     (0..m * cols)
         .map(|_| {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let unit = (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
             unit * unit * unit * 20.0
         })
@@ -55,12 +54,8 @@ fn product(isa: Isa, pool: &Pool, x: &[f32], m: usize, weights: &[&PackedMatrix]
 fn rounded(x: &[f32]) -> Vec<f64> {
     let mut codes = vec![0i8; x.len()];
     let mut infos = vec![UnitInfo::default(); x.len() / UNIT];
-    quantize_scalar(x, &mut codes, &mut infos);
-    codes
-        .iter()
-        .enumerate()
-        .map(|(i, &c)| f64::from(c) * f64::from(infos[i / UNIT].scale))
-        .collect()
+    quantize_block(x, 1, &mut codes, &mut infos);
+    codes.iter().enumerate().map(|(i, &c)| f64::from(c) * f64::from(infos[i / UNIT].scale)).collect()
 }
 
 #[test]
@@ -68,43 +63,21 @@ fn products_equal_exact_dots_and_the_scalar_definition() {
     let (one, three) = (Pool::new(1), Pool::new(3));
     for ty in GgmlType::ALL {
         for cols in WIDTHS.into_iter().filter(|cols| cols % ty.block_len() == 0) {
-            for (rows, m) in [
-                (1, 1),
-                (15, 2),
-                (16, 3),
-                (17, 5),
-                (33, 4),
-                (33, 9),
-                (17, 33),
-                (15, 70),
-            ] {
+            for (rows, m) in [(1, 1), (15, 2), (16, 3), (17, 5), (33, 4), (33, 9), (17, 33), (15, 70)] {
                 let data = random_weights(ty, rows, cols);
                 let packed = PackedMatrix::pack(ty, rows, cols, &data).expect("packs");
                 let x = random_rows(m, cols);
                 let scalar = product(Isa::Scalar, &one, &x, m, &[&packed]);
                 let best = product(Isa::best(), &three, &x, m, &[&packed]);
-                let same = scalar
-                    .iter()
-                    .zip(&best)
-                    .all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(
-                    same,
-                    "{ty} {rows}x{cols} m {m}: {} differs from scalar",
-                    Isa::best().name()
-                );
+                let same = scalar.iter().zip(&best).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{ty} {rows}x{cols} m {m}: {} differs from scalar", Isa::best().name());
 
                 let mut w = vec![0f32; rows * cols];
                 dequantize(ty, &data, &mut w).expect("sizes agree");
-                let exact_x = if ty.is_float() {
-                    x.iter().map(|&v| f64::from(v)).collect()
-                } else {
-                    rounded(&x)
-                };
+                let exact_x = if ty.is_float() { x.iter().map(|&v| f64::from(v)).collect() } else { rounded(&x) };
                 for i in 0..m {
                     for row in 0..rows {
-                        let pairs = exact_x[i * cols..][..cols]
-                            .iter()
-                            .zip(&w[row * cols..][..cols]);
+                        let pairs = exact_x[i * cols..][..cols].iter().zip(&w[row * cols..][..cols]);
                         let (mut dot, mut size) = (0f64, 0f64);
                         for (x, &w) in pairs {
                             dot += x * f64::from(w);
@@ -129,9 +102,7 @@ fn a_row_alone_equals_itself_in_any_batch() {
         let cols = 1024 - 256 * usize::from(ty == GgmlType::Q6K);
         let packed: Vec<_> = [40, 7, 129]
             .into_iter()
-            .map(|rows| {
-                PackedMatrix::pack(ty, rows, cols, &random_weights(ty, rows, cols)).expect("packs")
-            })
+            .map(|rows| PackedMatrix::pack(ty, rows, cols, &random_weights(ty, rows, cols)).expect("packs"))
             .collect();
         let weights: Vec<_> = packed.iter().collect();
         let x = random_rows(150, cols);
@@ -145,10 +116,7 @@ fn a_row_alone_equals_itself_in_any_batch() {
         for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 63, 64, 65, 150] {
             for pool in [&one, &three] {
                 let batch = product(isa(), pool, &x[..m * cols], m, &weights);
-                let same = batch
-                    .iter()
-                    .zip(&alone)
-                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                let same = batch.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{ty}, m {m}, {} threads", pool.threads());
             }
         }
@@ -165,9 +133,7 @@ fn packed_rows_dequantise_as_the_blocks_do() {
             dequantize(ty, &data, &mut expected).expect("sizes agree");
             let mut row_values = vec![0f32; cols];
             for row in 0..rows {
-                packed
-                    .dequantize_row(row, &mut row_values)
-                    .expect("row is there");
+                packed.dequantize_row(row, &mut row_values).expect("row is there");
                 assert_eq!(row_values, expected[row * cols..][..cols], "{ty} row {row}");
             }
         }
@@ -178,14 +144,9 @@ fn packed_rows_dequantise_as_the_blocks_do() {
 fn packing_adds_little() {
     for ty in GgmlType::ALL {
         let (rows, cols) = (64, 1024);
-        let packed =
-            PackedMatrix::pack(ty, rows, cols, &random_weights(ty, rows, cols)).expect("packs");
+        let packed = PackedMatrix::pack(ty, rows, cols, &random_weights(ty, rows, cols)).expect("packs");
         let ggml = ty.row_bytes(cols).expect("whole blocks") * rows;
-        assert!(
-            packed.bytes() as f64 <= ggml as f64 * 1.05,
-            "{ty}: {} bytes from {ggml}",
-            packed.bytes()
-        );
+        assert!(packed.bytes() as f64 <= ggml as f64 * 1.05, "{ty}: {} bytes from {ggml}", packed.bytes());
     }
 }
 
@@ -205,17 +166,12 @@ fn extreme_codes_do_not_overflow() {
                     GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
                     _ => &[0, 2],
                 };
-                at.iter()
-                    .for_each(|&at| block[at..at + 2].copy_from_slice(&0x3c00u16.to_le_bytes()));
+                at.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&0x3c00u16.to_le_bytes()));
             }
             let packed = PackedMatrix::pack(ty, 16, 256, &data).expect("packs");
             for x in [vec![3.0f32; 256], vec![-3.0; 256]] {
                 let scalar = product(Isa::Scalar, &pool, &x, 1, &[&packed]);
-                assert_eq!(
-                    product(Isa::best(), &pool, &x, 1, &[&packed]),
-                    scalar,
-                    "{ty} {fill:#x}"
-                );
+                assert_eq!(product(Isa::best(), &pool, &x, 1, &[&packed]), scalar, "{ty} {fill:#x}");
             }
         }
     }
@@ -234,35 +190,23 @@ fn activations_round_the_same_everywhere() {
     let (mut scalar, mut best) = (Activations::default(), Activations::default());
     scalar.quantize(Isa::Scalar, &pool, &x, 320);
     best.quantize(Isa::best(), &pool, &x, 320);
-    assert_eq!(scalar.codes, best.codes);
-    for (unit, (a, b)) in scalar.infos.iter().zip(&best.infos).enumerate() {
-        let bits = |i: &UnitInfo| {
-            (
-                i.scale.is_nan(),
-                i.scale.to_bits() & 0x7fff_ffff,
-                i.sum,
-                i.halves,
-            )
-        };
-        if a.scale.is_nan() {
-            assert!(b.scale.is_nan())
-        } else {
-            assert_eq!(bits(a), bits(b), "unit {unit}")
+    for row in (0..40).step_by(BLOCK_ROWS) {
+        let (a, b) = (scalar.block(row), best.block(row));
+        assert_eq!(a.codes, b.codes, "row {row}");
+        assert!(a.codes.iter().all(|&c| c != i8::MIN), "row {row}");
+        for (index, (a, b)) in a.infos.iter().zip(b.infos).enumerate() {
+            // Rows stand side by side; the three bad units are the first of row 0.
+            let bad = row == 0 && index % BLOCK_ROWS == 0 && index / BLOCK_ROWS < 3;
+            assert_eq!(a.scale.is_nan(), bad, "row {row} info {index}");
+            assert_eq!(b.scale.is_nan(), bad, "row {row} info {index}");
+            assert!(bad || a == b, "row {row} info {index}: {a:?} {b:?}");
         }
-        assert_eq!(a.scale.is_nan(), unit < 3, "unit {unit}");
     }
-    assert!(scalar.codes.iter().all(|&c| c != i8::MIN));
 }
 
 #[test]
 fn what_is_not_finite_shows() {
-    let packed = PackedMatrix::pack(
-        GgmlType::Q8_0,
-        16,
-        64,
-        &random_weights(GgmlType::Q8_0, 16, 64),
-    )
-    .expect("packs");
+    let packed = PackedMatrix::pack(GgmlType::Q8_0, 16, 64, &random_weights(GgmlType::Q8_0, 16, 64)).expect("packs");
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = vec![1f32; 128];
         x[70] = bad;
@@ -275,59 +219,23 @@ fn what_is_not_finite_shows() {
 #[test]
 fn bad_sizes_are_named() {
     let ty = GgmlType::Q4_0;
-    let refused =
-        |rows, cols, len: usize| PackedMatrix::pack(ty, rows, cols, &vec![0; len]).map(|_| ());
-    assert_eq!(
-        refused(0, 32, 0),
-        Err(KernelError::EmptyMatrix { rows: 0, cols: 32 })
-    );
-    assert_eq!(
-        refused(1, 0, 0),
-        Err(KernelError::EmptyMatrix { rows: 1, cols: 0 })
-    );
-    assert_eq!(
-        refused(1, 33, 18),
-        Err(KernelError::ColumnsNotBlocks { ty, cols: 33 })
-    );
-    assert!(matches!(
-        refused(2, 32, 35),
-        Err(KernelError::DataLength {
-            expected: 36,
-            actual: 35,
-            ..
-        })
-    ));
-    assert!(matches!(
-        refused(usize::MAX, 32, 35),
-        Err(KernelError::TooLarge { .. })
-    ));
+    let refused = |rows, cols, len: usize| PackedMatrix::pack(ty, rows, cols, &vec![0; len]).map(|_| ());
+    assert_eq!(refused(0, 32, 0), Err(KernelError::EmptyMatrix { rows: 0, cols: 32 }));
+    assert_eq!(refused(1, 0, 0), Err(KernelError::EmptyMatrix { rows: 1, cols: 0 }));
+    assert_eq!(refused(1, 33, 18), Err(KernelError::ColumnsNotBlocks { ty, cols: 33 }));
+    assert!(matches!(refused(2, 32, 35), Err(KernelError::DataLength { expected: 36, actual: 35, .. })));
+    assert!(matches!(refused(usize::MAX, 32, 35), Err(KernelError::TooLarge { .. })));
     let packed = PackedMatrix::pack(ty, 2, 32, &[0; 36]).expect("packs");
     let wider = PackedMatrix::pack(ty, 2, 64, &[0; 72]).expect("packs");
     let mut out = [0f32; 4];
-    assert!(matches!(
-        matmul(&[0.0; 31], 1, &[&packed], &mut out[..2]),
-        Err(KernelError::Length { .. })
-    ));
-    assert!(matches!(
-        matmul(&[0.0; 32], 1, &[&packed], &mut out[..3]),
-        Err(KernelError::Length { .. })
-    ));
+    assert!(matches!(matmul(&[0.0; 31], 1, &[&packed], &mut out[..2]), Err(KernelError::Length { .. })));
+    assert!(matches!(matmul(&[0.0; 32], 1, &[&packed], &mut out[..3]), Err(KernelError::Length { .. })));
     assert!(matches!(
         matmul(&[0.0; 32], 1, &[&packed, &wider], &mut out),
-        Err(KernelError::ColumnsDiffer {
-            index: 1,
-            expected: 32,
-            actual: 64
-        })
+        Err(KernelError::ColumnsDiffer { index: 1, expected: 32, actual: 64 })
     ));
-    assert!(matches!(
-        packed.dequantize_row(2, &mut [0.0; 32]),
-        Err(KernelError::RowOutOfRange { row: 2, rows: 2 })
-    ));
-    assert!(matches!(
-        packed.dequantize_row(1, &mut [0.0; 31]),
-        Err(KernelError::Length { .. })
-    ));
+    assert!(matches!(packed.dequantize_row(2, &mut [0.0; 32]), Err(KernelError::RowOutOfRange { row: 2, rows: 2 })));
+    assert!(matches!(packed.dequantize_row(1, &mut [0.0; 31]), Err(KernelError::Length { .. })));
     assert_eq!(matmul(&[], 0, &[&packed], &mut []), Ok(()));
     assert_eq!(matmul(&[], 0, &[], &mut []), Ok(()));
 }

@@ -115,9 +115,7 @@ impl GgmlType {
     pub fn block_len(self) -> usize {
         match self {
             GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => 1,
-            GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => {
-                32
-            }
+            GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => 32,
             GgmlType::Q2K | GgmlType::Q3K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => 256,
         }
     }
@@ -171,13 +169,7 @@ pub(crate) struct OpenBlock {
 
 impl OpenBlock {
     pub(crate) const fn new() -> Self {
-        Self {
-            codes: [0; 256],
-            d: 0,
-            m: 0,
-            sub_scales: [0; 16],
-            sub_mins: [0; 16],
-        }
+        Self { codes: [0; 256], d: 0, m: 0, sub_scales: [0; 16], sub_mins: [0; 16] }
     }
 
     pub(crate) fn scale(&self) -> f32 {
@@ -212,17 +204,9 @@ pub(crate) trait BlockFormat {
 /// `out` is as many values as `data` holds, in order. Errors: [`KernelError::ColumnsNotBlocks`], [`KernelError::DataLength`].
 pub fn dequantize(ty: GgmlType, data: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
     let cols = out.len();
-    let expected = ty
-        .row_bytes(cols)
-        .ok_or(KernelError::ColumnsNotBlocks { ty, cols })?;
+    let expected = ty.row_bytes(cols).ok_or(KernelError::ColumnsNotBlocks { ty, cols })?;
     if data.len() != expected {
-        return Err(KernelError::DataLength {
-            ty,
-            rows: 1,
-            cols,
-            expected,
-            actual: data.len(),
-        });
+        return Err(KernelError::DataLength { ty, rows: 1, cols, expected, actual: data.len() });
     }
     match ty {
         GgmlType::F32 => float::read_f32(data, out),
@@ -247,9 +231,7 @@ fn dequantize_blocks<F: BlockFormat>(data: &[u8], out: &mut [f32]) {
     let blocks = data.chunks_exact(F::TYPE.block_bytes());
     for (block, values) in blocks.zip(out.chunks_exact_mut(F::TYPE.block_len())) {
         F::open(block, &mut open);
-        let groups = values
-            .chunks_exact_mut(F::GROUP)
-            .zip(open.codes.chunks_exact(F::GROUP));
+        let groups = values.chunks_exact_mut(F::GROUP).zip(open.codes.chunks_exact(F::GROUP));
         for (index, (values, codes)) in groups.enumerate() {
             let (scale, min) = F::group(&open, index);
             for (value, &code) in values.iter_mut().zip(codes) {
@@ -262,11 +244,7 @@ fn dequantize_blocks<F: BlockFormat>(data: &[u8], out: &mut [f32]) {
 /// A code as the number that its scale multiplies.
 #[inline(always)]
 pub(crate) fn code_value<F: BlockFormat>(code: u8) -> f32 {
-    if F::SIGNED {
-        f32::from(code as i8)
-    } else {
-        (i32::from(code) - F::ZERO) as f32
-    }
+    if F::SIGNED { f32::from(code as i8) } else { (i32::from(code) - F::ZERO) as f32 }
 }
 
 /// The little-endian u16 at `at`.

@@ -30,9 +30,6 @@ impl BlockFormat for Q3K {
     }
 
     fn group(block: &OpenBlock, group: usize) -> (f32, f32) {
-        (
-            block.scale() * f32::from(block.sub_scales[group] as i8),
-            0.0,
-        )
+        (block.scale() * f32::from(block.sub_scales[group] as i8), 0.0)
     }
 }

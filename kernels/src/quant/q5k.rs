@@ -26,9 +26,6 @@ impl BlockFormat for Q5K {
     }
 
     fn group(block: &OpenBlock, group: usize) -> (f32, f32) {
-        (
-            block.scale() * f32::from(block.sub_scales[group]),
-            block.min() * f32::from(block.sub_mins[group]),
-        )
+        (block.scale() * f32::from(block.sub_scales[group]), block.min() * f32::from(block.sub_mins[group]))
     }
 }

@@ -14,9 +14,7 @@ impl BlockFormat for Q6K {
     fn open(block: &[u8], out: &mut OpenBlock) {
         out.d = u16_at(block, 208);
         out.sub_scales.copy_from_slice(&block[192..208]);
-        let halves = block[..128]
-            .chunks_exact(64)
-            .zip(block[128..192].chunks_exact(32));
+        let halves = block[..128].chunks_exact(64).zip(block[128..192].chunks_exact(32));
         for ((low, high), codes) in halves.zip(out.codes.chunks_exact_mut(128)) {
             // Columns 0, 32, 64, 96 onward: lower bytes 0..32 and 32..64, first their lower halves, then their upper.
             for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
@@ -29,9 +27,6 @@ impl BlockFormat for Q6K {
     }
 
     fn group(block: &OpenBlock, group: usize) -> (f32, f32) {
-        (
-            block.scale() * f32::from(block.sub_scales[group] as i8),
-            0.0,
-        )
+        (block.scale() * f32::from(block.sub_scales[group] as i8), 0.0)
     }
 }

@@ -28,10 +28,8 @@ fn dequantize_equals_candle() {
     for ty in GgmlType::ALL {
         let values = Tensor::randn(0f32, 1f32, (3, 1024), &Device::Cpu).expect("random tensor");
         let quantised = QTensor::quantize(&values, candle_type(ty)).expect("candle quantises");
-        let expected = quantised
-            .dequantize(&Device::Cpu)
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1::<f32>());
+        let expected =
+            quantised.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1::<f32>());
         let expected = expected.expect("candle dequantises");
         let data = quantised.data().expect("bytes");
         assert_eq!(Some(data.len()), ty.row_bytes(3 * 1024), "{ty}");
@@ -61,11 +59,7 @@ fn wrong_sizes_are_named() {
     let mut out = [0f32; 32];
     assert!(matches!(
         dequantize(GgmlType::Q4_0, &[0; 17], &mut out),
-        Err(KernelError::DataLength {
-            expected: 18,
-            actual: 17,
-            ..
-        })
+        Err(KernelError::DataLength { expected: 18, actual: 17, .. })
     ));
     assert!(matches!(
         dequantize(GgmlType::Q6K, &[0; 210], &mut out),

@@ -1,0 +1,156 @@
+//! The KV cache of one layer as slices, and the write into it.
+
+use half::{bf16, f16};
+
+use super::AttentionError;
+use crate::dispatch::isa;
+use crate::lanes::{LANES, Lanes, lanes_entry};
+
+/// Shape of K and of V of one layer: `[num_blocks, kv_heads, block_size, head_dim]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Blocks.
+    pub num_blocks: usize,
+    /// K and V heads.
+    pub kv_heads: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    /// Values of K, the same of V. Errors: [`AttentionError::Cache`].
+    pub fn values(&self) -> Result<usize, AttentionError> {
+        [self.kv_heads, self.block_size, self.head_dim]
+            .iter()
+            .try_fold(self.num_blocks, |n, &d| n.checked_mul(d).filter(|_| d > 0))
+            .ok_or(AttentionError::Cache {
+                num_blocks: self.num_blocks,
+                kv_heads: self.kv_heads,
+                block_size: self.block_size,
+                head_dim: self.head_dim,
+            })
+    }
+
+    /// Where the row of a token begins: `block * block_size + offset` is its slot.
+    #[inline(always)]
+    pub(super) fn row(&self, block: usize, kv_head: usize, offset: usize) -> usize {
+        ((block * self.kv_heads + kv_head) * self.block_size + offset) * self.head_dim
+    }
+}
+
+/// Values of a cache, read.
+#[derive(Debug, Clone, Copy)]
+pub enum KvSlice<'a> {
+    /// 4 bytes a value.
+    F32(&'a [f32]),
+    /// 2 bytes a value, 11 bits of precision, up to 65504.
+    F16(&'a [f16]),
+    /// 2 bytes a value, 8 bits of precision.
+    BF16(&'a [bf16]),
+}
+
+impl KvSlice<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            KvSlice::F32(x) => x.len(),
+            KvSlice::F16(x) => x.len(),
+            KvSlice::BF16(x) => x.len(),
+        }
+    }
+}
+
+/// Values of a cache, written.
+#[derive(Debug)]
+pub enum KvSliceMut<'a> {
+    /// See [`KvSlice::F32`].
+    F32(&'a mut [f32]),
+    /// See [`KvSlice::F16`].
+    F16(&'a mut [f16]),
+    /// See [`KvSlice::BF16`].
+    BF16(&'a mut [bf16]),
+}
+
+/// K and V of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct PagedKv<'a> {
+    /// Keys, of `shape`.
+    pub k: KvSlice<'a>,
+    /// Values, of `shape`.
+    pub v: KvSlice<'a>,
+    /// Shape of each.
+    pub shape: KvShape,
+}
+
+/// Writes one row a token and head: K or V of a step, at `slots[token] = block * block_size + offset`.
+///
+/// x `[tokens, kv_heads, head_dim]`; cache of `shape`. f16 rounds to nearest even and holds at +-65504 instead of
+/// turning infinite. On the caller's thread; where two tokens have one slot the later one stays.
+/// Errors, before anything is written: [`AttentionError::Length`], [`AttentionError::Slot`], [`AttentionError::Cache`].
+pub fn write_kv(x: &[f32], slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>) -> Result<(), AttentionError> {
+    let length = |what, expected, actual| {
+        if expected == actual { Ok(()) } else { Err(AttentionError::Length { what, expected, actual }) }
+    };
+    let values = shape.values()?;
+    let held = match &cache {
+        KvSliceMut::F32(c) => c.len(),
+        KvSliceMut::F16(c) => c.len(),
+        KvSliceMut::BF16(c) => c.len(),
+    };
+    length("KV cache", values, held)?;
+    let row = shape.kv_heads * shape.head_dim;
+    length("K or V of the step", slots.len() * row, x.len())?;
+    let capacity = shape.num_blocks * shape.block_size;
+    if let Some((token, &slot)) = slots.iter().enumerate().find(|&(_, &slot)| slot as usize >= capacity) {
+        return Err(AttentionError::Slot { token, slot, slots: capacity });
+    }
+    match cache {
+        KvSliceMut::F32(cache) => {
+            each_row(x, slots, shape, |at, row| {
+                cache[at..at + row.len()].copy_from_slice(row);
+            });
+        }
+        KvSliceMut::F16(cache) => {
+            each_row(x, slots, shape, |at, row| {
+                run_to_f16(isa(), row, &mut cache[at..at + row.len()]);
+            });
+        }
+        KvSliceMut::BF16(cache) => {
+            each_row(x, slots, shape, |at, row| {
+                for (to, &from) in cache[at..].iter_mut().zip(row) {
+                    *to = bf16::from_f32(from);
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+fn each_row(x: &[f32], slots: &[u32], shape: KvShape, mut write: impl FnMut(usize, &[f32])) {
+    let tokens = x.chunks_exact(shape.kv_heads * shape.head_dim);
+    for (heads, &slot) in tokens.zip(slots) {
+        let (block, offset) = (slot as usize / shape.block_size, slot as usize % shape.block_size);
+        for (kv_head, row) in heads.chunks_exact(shape.head_dim).enumerate() {
+            write(shape.row(block, kv_head, offset), row);
+        }
+    }
+}
+
+lanes_entry! { fn run_to_f16 / run_to_f16_avx2(x: &[f32], out: &mut [f16]) = to_f16_lanes }
+
+#[inline(always)]
+fn to_f16_lanes<L: Lanes>(x: &[f32], out: &mut [f16]) {
+    let most = f16::MAX.to_f32_const();
+    let whole = out.len() / LANES * LANES;
+    for (x, out) in x.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES)) {
+        // SAFETY: each part has eight values.
+        unsafe {
+            let held = L::splat(most).min(L::load(x.as_ptr()));
+            L::splat(-most).max(held).store_f16(out.as_mut_ptr());
+        }
+    }
+    for (x, out) in x[whole..].iter().zip(&mut out[whole..]) {
+        *out = f16::from_f32(x.clamp(-most, most));
+    }
+}

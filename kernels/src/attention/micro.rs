@@ -1,0 +1,153 @@
+//! The two small matrix products of attention, tiles of them in registers.
+//!
+//! Scores: `S[row][key] = sum over d of Q[row][d] * K[d][key]`. Values: `O[row][d] += sum over keys of P[row][key] * V[key][d]`.
+//! Either way lanes are output elements and each element's sum runs over one index in order, so a row's numbers do
+//! not depend on the rows it shares a tile with.
+
+use crate::lanes::{LANES, Lanes};
+
+/// `C[MR rows][8 NV columns] (+)= A[row][i] * B[i][column]`, i from 0 to `depth` in order.
+///
+/// # Safety
+/// `a` has MR rows of `depth` values `a_stride` apart, `b` has `depth` rows of 8 NV values `b_stride` apart,
+/// `c` MR rows of 8 NV values `c_stride` apart, which nobody else reads or writes.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const ADD: bool>(
+    (a, a_stride): (*const f32, usize),
+    (b, b_stride): (*const f32, usize),
+    (c, c_stride): (*mut f32, usize),
+    depth: usize,
+) {
+    let mut acc = [[L::zero(); NV]; MR];
+    // SAFETY: every address is one of those the caller promised.
+    unsafe {
+        if ADD {
+            for r in 0..MR {
+                for v in 0..NV {
+                    acc[r][v] = L::load(c.add(r * c_stride + v * LANES));
+                }
+            }
+        }
+        for i in 0..depth {
+            let b = b.add(i * b_stride);
+            if MR >= NV {
+                let mut columns = [L::zero(); NV];
+                for v in 0..NV {
+                    columns[v] = L::load(b.add(v * LANES));
+                }
+                for r in 0..MR {
+                    let x = L::splat(*a.add(r * a_stride + i));
+                    for v in 0..NV {
+                        acc[r][v] = x.mul_add(columns[v], acc[r][v]);
+                    }
+                }
+            } else {
+                let mut x = [L::zero(); MR];
+                for r in 0..MR {
+                    x[r] = L::splat(*a.add(r * a_stride + i));
+                }
+                for v in 0..NV {
+                    let column = L::load(b.add(v * LANES));
+                    for r in 0..MR {
+                        acc[r][v] = x[r].mul_add(column, acc[r][v]);
+                    }
+                }
+            }
+        }
+        for r in 0..MR {
+            for v in 0..NV {
+                acc[r][v].store(c.add(r * c_stride + v * LANES));
+            }
+        }
+    }
+}
+
+/// MR rows of a product, `columns` (a multiple of 8) wide: as many vectors a tile as registers hold.
+///
+/// # Safety
+/// As [`tile`], for `columns` columns.
+#[inline(always)]
+unsafe fn strip<L: Lanes, const MR: usize, const ADD: bool>(
+    a: (*const f32, usize),
+    b: (*const f32, usize),
+    c: (*mut f32, usize),
+    depth: usize,
+    columns: usize,
+) {
+    let vectors = columns / LANES;
+    let mut at = 0;
+    macro_rules! tiles {
+        ($nv:literal) => {
+            while vectors - at >= $nv {
+                let (b, c) = ((b.0.add(at * LANES), b.1), (c.0.add(at * LANES), c.1));
+                tile::<L, MR, $nv, ADD>(a, b, c, depth);
+                at += $nv;
+            }
+        };
+    }
+    // SAFETY: `at + NV` never passes the columns that the caller promised.
+    unsafe {
+        if MR == 1 {
+            tiles!(8);
+        }
+        if MR <= 3 {
+            tiles!(4);
+        }
+        if MR == 4 {
+            tiles!(3);
+        }
+        tiles!(2);
+        tiles!(1);
+    }
+}
+
+/// Rows of the next strip when `left` are left: six where possible, and never a lone one if that can be helped.
+pub(super) fn strip_rows(left: usize) -> usize {
+    match left {
+        7 => 4,
+        5 => 3,
+        _ => left.min(6),
+    }
+}
+
+/// `rows` (1, 2, 3, 4 or 6) rows of a product.
+///
+/// # Safety
+/// As [`tile`], for `rows` rows and `columns` (a multiple of 8) columns.
+#[inline(always)]
+pub(super) unsafe fn product<L: Lanes, const ADD: bool>(
+    rows: usize,
+    a: (*const f32, usize),
+    b: (*const f32, usize),
+    c: (*mut f32, usize),
+    depth: usize,
+    columns: usize,
+) {
+    // SAFETY: the caller's promise, handed on.
+    unsafe {
+        match rows {
+            6 => strip::<L, 6, ADD>(a, b, c, depth, columns),
+            4 => strip::<L, 4, ADD>(a, b, c, depth, columns),
+            3 => strip::<L, 3, ADD>(a, b, c, depth, columns),
+            2 => strip::<L, 2, ADD>(a, b, c, depth, columns),
+            _ => strip::<L, 1, ADD>(a, b, c, depth, columns),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::strip_rows;
+
+    #[test]
+    fn strips_cover_every_count_with_known_widths() {
+        for rows in 1..200 {
+            let mut left = rows;
+            while left > 0 {
+                let strip = strip_rows(left);
+                assert!([1, 2, 3, 4, 6].contains(&strip), "{strip} of {left}");
+                left -= strip;
+            }
+        }
+    }
+}

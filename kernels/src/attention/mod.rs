@@ -1,0 +1,166 @@
+//! Causal attention over a paged KV cache: prefill chunks and decodes of many sequences in one call.
+//!
+//! Blocks: PagedAttention, <https://arxiv.org/abs/2309.06180>. Softmax in parts that merge: FlashAttention-2,
+//! <https://arxiv.org/abs/2307.08691>; the parts of one query on several cores: Flash-Decoding,
+//! <https://crfm.stanford.edu/2023/10/12/flashdecoding.html>.
+//!
+//! A query's answer depends on its own values and on the keys and values it sees, and on nothing else: the context is
+//! cut at fixed positions (every [`PARTITION`] tokens from 0), each part is summed key by key, and the parts are merged
+//! in order. So it is bit-equal in a prefill of any chunking and in a decode, alone and in a batch, on any number of
+//! threads. All query heads of a kv head share each read of K and V, which are turned to f32 once a tile.
+
+mod error;
+mod kv;
+mod micro;
+mod panel;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use std::cell::RefCell;
+
+pub use error::AttentionError;
+pub use kv::{KvShape, KvSlice, KvSliceMut, PagedKv, write_kv};
+use tile::{Call, Scratch};
+
+use crate::disjoint::Disjoint;
+use crate::dispatch::{Isa, isa};
+use crate::pool::{Pool, pool};
+
+/// Keys of a part of the context: parts begin at multiples of this.
+pub(crate) const PARTITION: usize = 512;
+/// Keys brought into cache at a time: a panel of 64 x 64 f32 is half an L1 cache.
+const CHUNK: usize = 64;
+/// Below this many multiplications a call stays on its thread: waking another costs about a microsecond.
+const WORTH_SHARING: usize = 1 << 16;
+
+/// One sequence's part of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SequenceSpan {
+    /// First row of the batch that is this sequence's.
+    pub query_start: usize,
+    /// Rows it has: its newest tokens, already written to the cache.
+    pub query_len: usize,
+    /// Tokens of the sequence up to and with these.
+    pub context_len: usize,
+    /// Blocks of the cache in order of position; ids past `context_len` are not read.
+    pub block_table: Vec<u32>,
+}
+
+/// What a model says about its attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionParams {
+    /// Factor of the scores, most often `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Sliding window: a query at position p sees keys in `(p - window, p]`; `None` sees all up to p.
+    pub window: Option<usize>,
+}
+
+/// Attention of each query over its sequence's cached context, its own position included.
+///
+/// q, out `[tokens, heads, head_dim]`; kv of one layer, `heads` a multiple of its `kv_heads` (GQA); softmax in f32.
+/// Rows in no span become zero. Finite inputs give finite outputs, also where scores overflow.
+/// Errors: every [`AttentionError`] but `Slot`; all before the first write.
+pub fn paged_attention(
+    q: &[f32],
+    heads: usize,
+    kv: PagedKv<'_>,
+    spans: &[SequenceSpan],
+    params: &AttentionParams,
+    out: &mut [f32],
+) -> Result<(), AttentionError> {
+    let call = checked(q, heads, kv, spans, params, out.len())?;
+    if spans.iter().map(|s| s.query_len).sum::<usize>() * heads * kv.shape.head_dim < out.len() {
+        out.fill(0.0);
+    }
+    attend(isa(), pool(), &call, out);
+    Ok(())
+}
+
+/// Checks all sizes against each other.
+fn checked<'a>(
+    q: &'a [f32],
+    heads: usize,
+    kv: PagedKv<'a>,
+    spans: &'a [SequenceSpan],
+    params: &AttentionParams,
+    out_len: usize,
+) -> Result<Call<'a>, AttentionError> {
+    let values = kv.shape.values()?;
+    let row = heads * kv.shape.head_dim;
+    if heads == 0 || !heads.is_multiple_of(kv.shape.kv_heads) {
+        return Err(AttentionError::Heads { heads, kv_heads: kv.shape.kv_heads });
+    }
+    for (what, expected, actual) in [
+        ("keys of the cache", values, kv.k.len()),
+        ("values of the cache", values, kv.v.len()),
+        ("attention queries", q.len() / row * row, q.len()),
+        ("attention output", q.len(), out_len),
+    ] {
+        if expected != actual {
+            return Err(AttentionError::Length { what, expected, actual });
+        }
+    }
+    if params.window == Some(0) {
+        return Err(AttentionError::EmptyWindow);
+    }
+    plan::check_spans(spans, q.len() / row, kv.shape)?;
+    Ok(Call { q, heads, group: heads / kv.shape.kv_heads, kv, spans, params: *params })
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// One task: a tile with all its context, or one partition of a tile whose state goes to `state_at` of the shared states.
+struct Work {
+    tile: usize,
+    partition: Option<(usize, usize)>,
+}
+
+/// Runs the call's tiles on the pool; where there are few of them, the partitions of each as tasks of their own.
+fn attend(isa: Isa, pool: &Pool, call: &Call<'_>, out: &mut [f32]) {
+    let tiles = plan::tiles(call.spans, call.kv.shape.kv_heads, call.group, &call.params);
+    let few = tiles.len() < 4 * pool.threads() && pool.threads() > 1;
+    let (mut work, mut split, mut states_len) = (Vec::with_capacity(tiles.len()), Vec::new(), 0);
+    let mut cost = 0;
+    for (index, tile) in tiles.iter().enumerate() {
+        cost += 2 * tile.tokens * call.group * tile.visible.len() * call.kv.shape.head_dim;
+        let partitions = tile.partitions();
+        if few && partitions.len() > 1 {
+            split.push((index, states_len));
+            for partition in partitions {
+                work.push(Work { tile: index, partition: Some((partition, states_len)) });
+                states_len += call.state_len(tile);
+            }
+        } else {
+            work.push(Work { tile: index, partition: None });
+        }
+    }
+    let mut states = vec![0f32; states_len];
+    let out = Disjoint::new(out);
+    let shared_states = Disjoint::new(&mut states);
+    let run = |index: usize| {
+        let Work { tile, partition } = work[index];
+        let tile = &tiles[tile];
+        SCRATCH.with_borrow_mut(|scratch| match partition {
+            None => tile::whole(isa, call, tile, scratch, &out),
+            Some((partition, at)) => {
+                // SAFETY: each task has its own state.
+                let state = unsafe { shared_states.part(at..at + call.state_len(tile)) };
+                tile::part(isa, call, tile, partition, scratch, state);
+            }
+        });
+    };
+    if cost < WORTH_SHARING {
+        (0..work.len()).for_each(run);
+    } else {
+        pool.run(work.len(), &run);
+    }
+    for (index, at) in split {
+        let tile = &tiles[index];
+        let len = tile.partitions().len() * call.state_len(tile);
+        tile::merged(isa, call, tile, &mut states[at..at + len], &out);
+    }
+}

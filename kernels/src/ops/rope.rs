@@ -1,0 +1,62 @@
+//! Rotary positions.
+
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+
+use super::storage::floats;
+use super::{Path, RopeLayout, RopeTable};
+
+struct Rope<'a> {
+    positions: &'a [u32],
+    table: &'a RopeTable,
+    layout: RopeLayout,
+}
+
+impl CustomOp1 for Rope<'_> {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, heads, head_dim) = layout.shape().dims3()?;
+        let x = floats(x, layout, self.name())?;
+        let mut out = vec![0f32; x.len()];
+        crate::rope::rope(x, (heads, head_dim), self.positions, self.table, self.layout, &mut out)
+            .map_err(candle_core::Error::wrap)?;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+/// Turns the heads of each token to its position: x `[tokens, heads, head_dim]`, positions `[tokens]`.
+///
+/// The first `table.rot_dim()` dimensions turn, the others stay. RoPE: <https://arxiv.org/abs/2104.09864>
+pub fn rope(path: Path, x: &Tensor, positions: &[u32], table: &RopeTable, layout: RopeLayout) -> Result<Tensor> {
+    if path == Path::Kernels {
+        return x.contiguous()?.apply_op1_no_bwd(&Rope { positions, table, layout });
+    }
+    let (tokens, heads, head_dim) = x.dims3()?;
+    let (rot, half) = (table.rot_dim(), table.rot_dim() / 2);
+    let (cos, sin) = table.select(positions, x.device())?;
+    // [tokens, half] -> [tokens, 1, half, 1] or [tokens, 1, half]: one angle for all heads of a token
+    let turning = x.narrow(D::Minus1, 0, rot)?.contiguous()?;
+    let turned = match layout {
+        RopeLayout::Neox => {
+            let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+            let (a, b) = (turning.narrow(D::Minus1, 0, half)?, turning.narrow(D::Minus1, half, half)?);
+            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+            let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+            Tensor::cat(&[first, second], D::Minus1)?
+        }
+        RopeLayout::Interleaved => {
+            let (cos, sin) = (cos.reshape((tokens, 1, half, 1))?, sin.reshape((tokens, 1, half, 1))?);
+            let pairs = turning.reshape((tokens, heads, half, 2))?;
+            let (a, b) = (pairs.narrow(3, 0, 1)?, pairs.narrow(3, 1, 1)?);
+            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+            let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+            Tensor::cat(&[first, second], 3)?.reshape((tokens, heads, rot))?
+        }
+    };
+    if rot == head_dim {
+        return Ok(turned);
+    }
+    Tensor::cat(&[turned, x.narrow(D::Minus1, rot, head_dim - rot)?.contiguous()?], D::Minus1)
+}
