@@ -183,8 +183,7 @@ impl CatalogEntry {
 
     /// Bytes of f16 KV cache for one sequence of `tokens` tokens: 2 (K and V) x layers x heads x head_dim x 2 bytes.
     pub fn kv_bytes(&self, tokens: u64) -> u64 {
-        self.kv
-            .map_or(0, |kv| 4 * kv.layers * kv.heads * kv.head_dim * tokens)
+        self.kv.map_or(0, |kv| 4 * kv.layers * kv.heads * kv.head_dim * tokens)
     }
 
     /// Memory to plan for, in bytes: 1.15 times the weights (packing needs some more than the file), the KV cache of
@@ -196,11 +195,7 @@ impl CatalogEntry {
 
     /// Whether `name` is this entry's id or one of its aliases; case does not count.
     pub fn is_named(&self, name: &str) -> bool {
-        self.id.eq_ignore_ascii_case(name)
-            || self
-                .aliases
-                .iter()
-                .any(|alias| alias.eq_ignore_ascii_case(name))
+        self.id.eq_ignore_ascii_case(name) || self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(name))
     }
 }
 
@@ -210,9 +205,8 @@ struct Document {
     model: Vec<CatalogEntry>,
 }
 
-static CATALOG: LazyLock<Vec<CatalogEntry>> = LazyLock::new(|| {
-    parse(include_str!("catalog.toml")).expect("catalog.toml is compiled in, and a test reads it")
-});
+static CATALOG: LazyLock<Vec<CatalogEntry>> =
+    LazyLock::new(|| parse(include_str!("catalog.toml")).expect("catalog.toml is compiled in, and a test reads it"));
 
 /// Reads a catalog in the form of `catalog.toml`.
 pub(crate) fn parse(text: &str) -> Result<Vec<CatalogEntry>, toml::de::Error> {
@@ -232,12 +226,7 @@ pub fn find(name: &str) -> Option<&'static CatalogEntry> {
 /// The entry that lists a file of this name, for a file that was given by path.
 pub fn find_by_file(file_name: &str) -> Option<&'static CatalogEntry> {
     let gguf = file_name.to_ascii_lowercase().ends_with(".gguf"); // `model.safetensors` names no model
-    entries().iter().find(|entry| {
-        gguf && entry
-            .files
-            .iter()
-            .any(|file| file.path.eq_ignore_ascii_case(file_name))
-    })
+    entries().iter().find(|entry| gguf && entry.files.iter().any(|file| file.path.eq_ignore_ascii_case(file_name)))
 }
 
 /// Ids close to `name`, the closest first, at most three: what a mistyped name may have meant.
@@ -247,9 +236,7 @@ pub fn nearest(name: &str) -> Vec<&'static str> {
         .iter()
         .map(|entry| {
             let names = std::iter::once(&entry.id).chain(&entry.aliases);
-            let score = names
-                .map(|known| closeness(&wanted, &known.to_ascii_lowercase()))
-                .fold(0.0, f64::max);
+            let score = names.map(|known| closeness(&wanted, &known.to_ascii_lowercase())).fold(0.0, f64::max);
             (score, entry.id.as_str())
         })
         .filter(|(score, _)| *score >= 0.55)
@@ -261,11 +248,7 @@ pub fn nearest(name: &str) -> Vec<&'static str> {
 /// 1 for equal names, 0 for unrelated ones; a name that another begins with is close whatever its length.
 fn closeness(wanted: &str, known: &str) -> f64 {
     let edits = strsim::normalized_damerau_levenshtein(wanted, known);
-    if wanted.len() >= 4 && known.contains(wanted) {
-        edits.max(0.8)
-    } else {
-        edits
-    }
+    if wanted.len() >= 4 && known.contains(wanted) { edits.max(0.8) } else { edits }
 }
 
 #[cfg(test)]
@@ -278,51 +261,20 @@ mod tests {
         for entry in entries() {
             for name in std::iter::once(&entry.id).chain(&entry.aliases) {
                 let fresh = names.insert(name.to_ascii_lowercase());
-                assert!(
-                    fresh || entry.id.eq_ignore_ascii_case(name),
-                    "`{name}` is used twice"
-                );
+                assert!(fresh || entry.id.eq_ignore_ascii_case(name), "`{name}` is used twice");
             }
-            assert_eq!(
-                entry.hub.repo.split('/').count(),
-                2,
-                "{}: {}",
-                entry.id,
-                entry.hub.repo
-            );
-            assert_eq!(
-                entry.files[0].role,
-                FileRole::Weights,
-                "{}: weights come first",
-                entry.id
-            );
+            assert_eq!(entry.hub.repo.split('/').count(), 2, "{}: {}", entry.id, entry.hub.repo);
+            assert_eq!(entry.files[0].role, FileRole::Weights, "{}: weights come first", entry.id);
             assert!(entry.bytes() > 0, "{}: no size", entry.id);
             for file in &entry.files {
-                assert_eq!(
-                    file.bytes.is_some(),
-                    file.sha256.is_some(),
-                    "{}/{}: half pinned",
-                    entry.id,
-                    file.path
-                );
-                assert!(
-                    file.mirror.is_empty() || file.sha256.is_some(),
-                    "{}: a mirror needs a checksum",
-                    entry.id
-                );
+                assert_eq!(file.bytes.is_some(), file.sha256.is_some(), "{}/{}: half pinned", entry.id, file.path);
+                assert!(file.mirror.is_empty() || file.sha256.is_some(), "{}: a mirror needs a checksum", entry.id);
                 if let Some(sha256) = &file.sha256 {
-                    assert!(
-                        sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()),
-                        "{sha256}"
-                    );
+                    assert!(sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()), "{sha256}");
                 }
             }
             if entry.kind == ModelKind::Generate {
-                assert!(
-                    entry.kv.is_some() && entry.context_len > 0 && entry.quant.is_some(),
-                    "{}",
-                    entry.id
-                );
+                assert!(entry.kv.is_some() && entry.context_len > 0 && entry.quant.is_some(), "{}", entry.id);
             }
         }
         let default = find(DEFAULT_MODEL).expect("the default model is listed");
@@ -331,14 +283,8 @@ mod tests {
 
     #[test]
     fn names_are_found_and_guessed() {
-        assert_eq!(
-            find("Qwen2.5-Coder-0.5B-Instruct").map(|e| e.id.as_str()),
-            Some(DEFAULT_MODEL)
-        );
-        assert_eq!(
-            find("smollm2").map(|e| e.id.as_str()),
-            Some("smollm2-135m-instruct")
-        );
+        assert_eq!(find("Qwen2.5-Coder-0.5B-Instruct").map(|e| e.id.as_str()), Some(DEFAULT_MODEL));
+        assert_eq!(find("smollm2").map(|e| e.id.as_str()), Some("smollm2-135m-instruct"));
         assert!(find("").is_none() && find("llama").is_none());
         let cases = [
             ("smollm", "smollm2-135m-instruct"),
@@ -347,11 +293,7 @@ mod tests {
             ("codestrl", "codestral-22b"),
         ];
         for (typed, meant) in cases {
-            assert!(
-                nearest(typed).contains(&meant),
-                "{typed}: {:?}",
-                nearest(typed)
-            );
+            assert!(nearest(typed).contains(&meant), "{typed}: {:?}", nearest(typed));
         }
         assert!(nearest("zzzzzzzzzzzzzz").is_empty());
     }

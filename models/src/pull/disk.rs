@@ -13,11 +13,7 @@ const RESERVE: u64 = 64 << 20;
 pub(crate) fn ensure_room(folder: &Path, need: u64) -> Result<(), PullError> {
     let need = need.saturating_add(RESERVE);
     match free_bytes(folder) {
-        Some(free) if free < need => Err(PullError::NoSpace {
-            path: folder.to_path_buf(),
-            need,
-            free,
-        }),
+        Some(free) if free < need => Err(PullError::NoSpace { path: folder.to_path_buf(), need, free }),
         _ => Ok(()), // where the system cannot tell, the write will
     }
 }
@@ -41,9 +37,7 @@ pub(crate) fn create_folder(folder: &Path) -> Result<(), PullError> {
 
 /// Writes to the device what the file holds, then gives it its final name; a reader sees all of it or nothing.
 pub(crate) fn publish(part: &Path, target: &Path) -> Result<(), PullError> {
-    File::open(part)
-        .and_then(|file| file.sync_all())
-        .map_err(PullError::io("sync", part))?;
+    File::open(part).and_then(|file| file.sync_all()).map_err(PullError::io("sync", part))?;
     fs::rename(part, target).map_err(PullError::io("rename to", target))?;
     if let Some(folder) = target.parent()
         && let Ok(folder) = File::open(folder)
@@ -74,11 +68,7 @@ pub(crate) struct FolderLock {
 
 impl FolderLock {
     /// Waits for the lock, saying so where another process has it.
-    pub(crate) fn acquire(
-        path: &Path,
-        what: &str,
-        progress: &dyn Progress,
-    ) -> Result<Self, PullError> {
+    pub(crate) fn acquire(path: &Path, what: &str, progress: &dyn Progress) -> Result<Self, PullError> {
         if let Some(folder) = path.parent() {
             create_folder(folder)?;
         }
@@ -91,9 +81,7 @@ impl FolderLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                progress.note(&format!(
-                    "another process is fetching {what}; waiting for it"
-                ));
+                progress.note(&format!("another process is fetching {what}; waiting for it"));
                 file.lock().map_err(PullError::io("lock", path))?;
             }
             Err(TryLockError::Error(error)) => return Err(PullError::io("lock", path)(error)),

@@ -180,20 +180,11 @@ pub enum PullError {
 
 impl PullError {
     /// An [`PullError::Io`], or [`PullError::DiskFull`] where that is why.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path }
-            }
-            _ => Self::Io {
-                action,
-                path,
-                source,
-            },
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { action, path, source },
         }
     }
 
@@ -227,10 +218,7 @@ fn did_you_mean(nearest: &[String]) -> String {
 }
 
 fn list_attempts(tried: &[Attempt]) -> String {
-    tried
-        .iter()
-        .map(|attempt| format!("\n  {}: {}", attempt.source, attempt.failure))
-        .collect()
+    tried.iter().map(|attempt| format!("\n  {}: {}", attempt.source, attempt.failure)).collect()
 }
 
 fn abridged(names: &[String]) -> String {
@@ -244,9 +232,7 @@ fn abridged(names: &[String]) -> String {
 
 fn status_hint(status: u16) -> &'static str {
     match status {
-        401 | 403 => {
-            " (refused: set HF_TOKEN, and accept the model's terms on the hub, where it is gated)"
-        }
+        401 | 403 => " (refused: set HF_TOKEN, and accept the model's terms on the hub, where it is gated)",
         404 => " (not there)",
         429 => " (too many requests: wait, or set HF_TOKEN)",
         _ => "",

@@ -32,11 +32,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            idle: Duration::from_secs(20),
-            retry: Duration::from_millis(500),
-        }
+        Self { connect: Duration::from_secs(5), idle: Duration::from_secs(20), retry: Duration::from_millis(500) }
     }
 }
 
@@ -65,38 +61,21 @@ impl Http {
                 .connect_timeout(timeouts.connect)
                 .timeout(timeouts.idle) // of the blocking client: for the headers, and for each read
         };
-        let refused = |error: reqwest::Error| PullError::Transport {
-            url: "HTTP client".to_string(),
-            reason: chain(&error),
-        };
+        let refused =
+            |error: reqwest::Error| PullError::Transport { url: "HTTP client".to_string(), reason: chain(&error) };
         let following = builder().build().map_err(refused)?;
-        let stopping = builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(refused)?;
-        Ok(Self {
-            following,
-            stopping,
-            timeouts,
-        })
+        let stopping = builder().redirect(reqwest::redirect::Policy::none()).build().map_err(refused)?;
+        Ok(Self { following, stopping, timeouts })
     }
 
     /// A small document, at most `cap` bytes, with its content type.
-    pub(crate) fn get_document(
-        &self,
-        url: &Url,
-        accept: &str,
-        cap: u64,
-    ) -> Result<(Vec<u8>, String), PullError> {
+    pub(crate) fn get_document(&self, url: &Url, accept: &str, cap: u64) -> Result<(Vec<u8>, String), PullError> {
         let request = self.following.get(url.clone()).header(ACCEPT, accept);
         let response = request.send().map_err(|error| transport(url, &error))?;
         let response = success(url, response)?;
         let kind = header(response.headers(), "content-type").unwrap_or_default();
         let mut body = Vec::new();
-        response
-            .take(cap + 1)
-            .read_to_end(&mut body)
-            .map_err(|error| transport(url, &error))?;
+        response.take(cap + 1).read_to_end(&mut body).map_err(|error| transport(url, &error))?;
         if body.len() as u64 > cap {
             return Err(protocol(url, format!("more than {cap} bytes")));
         }
@@ -116,14 +95,9 @@ impl Http {
                 return Ok(success(&at, response)?.headers().clone());
             }
             let headers = response.headers().clone();
-            let target =
-                header(&headers, LOCATION.as_str()).and_then(|location| at.join(&location).ok());
+            let target = header(&headers, LOCATION.as_str()).and_then(|location| at.join(&location).ok());
             match target {
-                Some(target)
-                    if target.origin() == at.origin() && !headers.contains_key("x-linked-etag") =>
-                {
-                    at = target
-                }
+                Some(target) if target.origin() == at.origin() && !headers.contains_key("x-linked-etag") => at = target,
                 _ => return Ok(headers),
             }
         }
@@ -158,11 +132,7 @@ impl Http {
                     progress.finish();
                     return Ok(after);
                 }
-                Ok(total) => PullError::WrongSize {
-                    name: transfer.name.to_string(),
-                    expected: total,
-                    found: after,
-                },
+                Ok(total) => PullError::WrongSize { name: transfer.name.to_string(), expected: total, found: after },
                 Err(failure) => failure,
             };
             barren = if after > before { 0 } else { barren + 1 };
@@ -170,32 +140,16 @@ impl Http {
                 progress.finish();
                 return Err(failure);
             }
-            tracing::debug!(
-                "{}: {}; trying again at byte {after}",
-                transfer.name,
-                failure.chain()
-            );
+            tracing::debug!("{}: {}; trying again at byte {after}", transfer.name, failure.chain());
             std::thread::sleep(self.timeouts.retry * 2_u32.pow(barren));
         }
     }
 
     /// One request; returns how many bytes the whole file has, after writing as many as came.
-    fn attempt(
-        &self,
-        transfer: &Transfer<'_>,
-        part: &Path,
-        progress: &dyn Progress,
-    ) -> Result<u64, PullError> {
+    fn attempt(&self, transfer: &Transfer<'_>, part: &Path, progress: &dyn Progress) -> Result<u64, PullError> {
         let url = transfer.url;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(part)
-            .map_err(PullError::io("open", part))?;
-        let mut done = file
-            .metadata()
-            .map_err(PullError::io("inspect", part))?
-            .len();
+        let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(PullError::io("open", part))?;
+        let mut done = file.metadata().map_err(PullError::io("inspect", part))?.len();
         if transfer.bytes.is_some_and(|bytes| done > bytes) {
             done = restart(&file, part)?;
         }
@@ -220,10 +174,7 @@ impl Http {
                 let range = content_range(response.headers());
                 if range.as_ref().and_then(|range| range.start) != Some(done) {
                     restart(&file, part)?;
-                    return Err(protocol(
-                        url,
-                        format!("byte {done} was asked for, another range came"),
-                    ));
+                    return Err(protocol(url, format!("byte {done} was asked for, another range came")));
                 }
                 range.and_then(|range| range.total)
             }
@@ -237,11 +188,9 @@ impl Http {
         };
         let mut response = success(url, response)?;
         let total = transfer.bytes.or(total);
-        copy(&mut response, &mut file, part, &mut done, total, progress).map_err(|failure| {
-            match failure {
-                Failure::Read(error) => transport(url, &error),
-                Failure::Write(error) => error,
-            }
+        copy(&mut response, &mut file, part, &mut done, total, progress).map_err(|failure| match failure {
+            Failure::Read(error) => transport(url, &error),
+            Failure::Write(error) => error,
         })?;
         Ok(total.unwrap_or(done))
     }
@@ -269,8 +218,7 @@ fn copy(
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::Read(error)),
         };
-        file.write_all(&buffer[..n])
-            .map_err(|error| Failure::Write(PullError::io("write", part)(error)))?;
+        file.write_all(&buffer[..n]).map_err(|error| Failure::Write(PullError::io("write", part)(error)))?;
         *done += n as u64;
         if total.is_some_and(|total| *done > total) {
             return Ok(());
@@ -288,9 +236,7 @@ fn restart(file: &File, part: &Path) -> Result<u64, PullError> {
 fn is_final(error: &PullError) -> bool {
     match error {
         PullError::Status { status, .. } => *status < 500 && !matches!(status, 408 | 425 | 429),
-        PullError::WrongSize {
-            expected, found, ..
-        } => found > expected,
+        PullError::WrongSize { expected, found, .. } => found > expected,
         PullError::Io { .. } | PullError::DiskFull { .. } | PullError::NoSpace { .. } => true,
         _ => false,
     }
@@ -305,33 +251,18 @@ struct ContentRange {
 fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let value = header(headers, CONTENT_RANGE.as_str())?;
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    let start = range
-        .split_once('-')
-        .and_then(|(start, _)| start.trim().parse().ok());
-    Some(ContentRange {
-        start,
-        total: total.trim().parse().ok(),
-    })
+    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    Some(ContentRange { start, total: total.trim().parse().ok() })
 }
 
 /// A header as text.
 pub(crate) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_string)
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string)
 }
 
 fn success(url: &Url, response: Response) -> Result<Response, PullError> {
     let status = response.status();
-    if status.is_success() {
-        Ok(response)
-    } else {
-        Err(PullError::Status {
-            url: shown(url),
-            status: status.as_u16(),
-        })
-    }
+    if status.is_success() { Ok(response) } else { Err(PullError::Status { url: shown(url), status: status.as_u16() }) }
 }
 
 /// An address without the credentials it may carry.
@@ -346,15 +277,9 @@ pub(crate) fn shown(url: &Url) -> String {
 fn transport(url: &Url, error: &(dyn std::error::Error + 'static)) -> PullError {
     let reason = chain(error);
     let reason = reason.replace(url.as_str(), "the address"); // reqwest quotes the URL, credentials and all
-    PullError::Transport {
-        url: shown(url),
-        reason,
-    }
+    PullError::Transport { url: shown(url), reason }
 }
 
 pub(crate) fn protocol(url: &Url, reason: String) -> PullError {
-    PullError::Protocol {
-        url: shown(url),
-        reason,
-    }
+    PullError::Protocol { url: shown(url), reason }
 }

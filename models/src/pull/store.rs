@@ -50,21 +50,15 @@ impl<'a> Store<'a> {
             if let Some(files) = self.find_in_home(entry)? {
                 return ModelFiles::new(wanted.id.clone(), files, Source::Home).map(Some);
             }
-            let mut snapshots: Vec<Snapshot> = self
-                .cache
-                .snapshot(&wanted.repo, &wanted.revision)
-                .into_iter()
-                .collect();
+            let mut snapshots: Vec<Snapshot> =
+                self.cache.snapshot(&wanted.repo, &wanted.revision).into_iter().collect();
             if entry.is_pinned() {
                 snapshots.extend(self.cache.snapshots(&wanted.repo)); // the checksum says which file it is
             }
             for snapshot in snapshots {
                 let paths = |file: &CatalogFile| snapshot.file(&file.path);
                 if let Some(files) = self.check_all(entry, paths)? {
-                    let source = Source::HubCache {
-                        repo: wanted.repo.clone(),
-                        commit: snapshot.commit.clone(),
-                    };
+                    let source = Source::HubCache { repo: wanted.repo.clone(), commit: snapshot.commit.clone() };
                     return ModelFiles::new(wanted.id.clone(), files, source).map(Some);
                 }
             }
@@ -77,9 +71,7 @@ impl<'a> Store<'a> {
 
     fn find_in_home(&self, entry: &CatalogEntry) -> Result<Option<Files>, PullError> {
         let folder = self.folder(&entry.id);
-        self.check_all(entry, |file| {
-            Some(folder.join(&file.path)).filter(|path| path.is_file())
-        })
+        self.check_all(entry, |file| Some(folder.join(&file.path)).filter(|path| path.is_file()))
     }
 
     /// Every file of the entry, checked; `None` where one is missing or was corrupt.
@@ -149,20 +141,14 @@ impl<'a> Store<'a> {
         if !is_whole(&files) {
             return Ok(None);
         }
-        let source = Source::HubCache {
-            repo: wanted.repo.clone(),
-            commit: snapshot.commit,
-        };
+        let source = Source::HubCache { repo: wanted.repo.clone(), commit: snapshot.commit };
         ModelFiles::new(wanted.id.clone(), files, source).map(Some)
     }
 
     /// The files of an entry that are not in the home directory.
     pub(crate) fn missing(&self, entry: &CatalogEntry) -> Vec<String> {
         let folder = self.folder(&entry.id);
-        let absent = entry
-            .files
-            .iter()
-            .filter(|file| !folder.join(&file.path).is_file());
+        let absent = entry.files.iter().filter(|file| !folder.join(&file.path).is_file());
         absent.map(|file| file.path.clone()).collect()
     }
 }
@@ -174,13 +160,9 @@ fn is_whole(files: &[(FileRole, PathBuf)]) -> bool {
         .filter(|(role, _)| *role == FileRole::Weights)
         .filter_map(|(_, path)| path.file_name()?.to_str())
         .collect();
-    let total = shards
-        .first()
-        .and_then(|name| name.rsplit_once("-of-")?.1.split_once('.')?.0.parse().ok());
+    let total = shards.first().and_then(|name| name.rsplit_once("-of-")?.1.split_once('.')?.0.parse().ok());
     let has_tokenizer = files.iter().any(|(role, _)| *role == FileRole::Tokenizer);
-    let is_gguf = shards
-        .first()
-        .is_some_and(|name| name.to_ascii_lowercase().ends_with(".gguf"));
+    let is_gguf = shards.first().is_some_and(|name| name.to_ascii_lowercase().ends_with(".gguf"));
     is_gguf || (has_tokenizer && total.is_none_or(|total: usize| total == shards.len()))
 }
 
@@ -214,26 +196,17 @@ pub struct InstalledModel {
 /// The models on disk: those of the catalog first, then others of the hub's cache. Reads names and sizes, no contents.
 pub fn installed(options: &PullOptions) -> Vec<InstalledModel> {
     let store = Store::new(options);
-    let mut models: Vec<InstalledModel> = catalog::entries()
-        .iter()
-        .filter_map(|entry| store.installed(entry))
-        .collect();
+    let mut models: Vec<InstalledModel> =
+        catalog::entries().iter().filter_map(|entry| store.installed(entry)).collect();
     for repo in store.cache.repos() {
-        let listed =
-            |model: &InstalledModel| model.catalog.is_some_and(|entry| entry.hub.repo == repo);
-        let Some(snapshot) = store
-            .cache
-            .snapshot(&repo, "main")
-            .filter(|_| !models.iter().any(listed))
-        else {
+        let listed = |model: &InstalledModel| model.catalog.is_some_and(|entry| entry.hub.repo == repo);
+        let Some(snapshot) = store.cache.snapshot(&repo, "main").filter(|_| !models.iter().any(listed)) else {
             continue;
         };
         let Ok(selected) = select(&repo, &snapshot.paths(), options.quant.as_deref()) else {
             continue;
         };
-        let located = selected
-            .into_iter()
-            .filter_map(|(role, path)| Some((role, snapshot.file(&path)?)));
+        let located = selected.into_iter().filter_map(|(role, path)| Some((role, snapshot.file(&path)?)));
         let files: Files = located.collect();
         if is_whole(&files) {
             models.push(store.describe(repo, &files, Location::HubCache, None));
@@ -246,22 +219,15 @@ impl Store<'_> {
     fn installed(&self, entry: &'static CatalogEntry) -> Option<InstalledModel> {
         let folder = self.folder(&entry.id);
         let weights = |locate: &dyn Fn(&CatalogFile) -> Option<PathBuf>| -> Option<Files> {
-            let wanted = entry
-                .files
-                .iter()
-                .filter(|file| file.role != FileRole::TokenizerConfig);
-            wanted
-                .map(|file| Some((file.role, locate(file)?)))
-                .collect()
+            let wanted = entry.files.iter().filter(|file| file.role != FileRole::TokenizerConfig);
+            wanted.map(|file| Some((file.role, locate(file)?))).collect()
         };
         let in_home = weights(&|file| Some(folder.join(&file.path)).filter(|path| path.is_file()));
         if let Some(files) = in_home {
             return Some(self.describe(entry.id.clone(), &files, Location::Home, Some(entry)));
         }
         let snapshots = self.cache.snapshots(&entry.hub.repo);
-        let files = snapshots
-            .iter()
-            .find_map(|snapshot| weights(&|file| snapshot.file(&file.path)))?;
+        let files = snapshots.iter().find_map(|snapshot| weights(&|file| snapshot.file(&file.path)))?;
         Some(self.describe(entry.id.clone(), &files, Location::HubCache, Some(entry)))
     }
 
@@ -274,19 +240,11 @@ impl Store<'_> {
     ) -> InstalledModel {
         let weights = files.iter().filter(|(role, _)| *role == FileRole::Weights);
         let paths: Vec<PathBuf> = weights.map(|(_, path)| path.clone()).collect();
-        let pinned = catalog
-            .and_then(|entry| entry.files.first())
-            .and_then(|file| file.sha256.as_deref());
+        let pinned = catalog.and_then(|entry| entry.files.first()).and_then(|file| file.sha256.as_deref());
         let expected = pinned.map_or(Expected::FirstUse, Expected::Sha256);
         InstalledModel {
-            bytes: paths
-                .iter()
-                .filter_map(|path| path.metadata().ok())
-                .map(|metadata| metadata.len())
-                .sum(),
-            verified: paths
-                .iter()
-                .all(|path| self.ledger.is_verified(path, expected)),
+            bytes: paths.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum(),
+            verified: paths.iter().all(|path| self.ledger.is_verified(path, expected)),
             id,
             paths,
             location,
@@ -309,18 +267,10 @@ pub fn list(options: &PullOptions) -> Vec<Listing> {
     let mut here = installed(options);
     let mut lines = Vec::new();
     for entry in catalog::entries() {
-        let at = here
-            .iter()
-            .position(|model| model.catalog.is_some_and(|known| known.id == entry.id));
-        lines.push(Listing {
-            catalog: Some(entry),
-            installed: at.map(|at| here.remove(at)),
-        });
+        let at = here.iter().position(|model| model.catalog.is_some_and(|known| known.id == entry.id));
+        lines.push(Listing { catalog: Some(entry), installed: at.map(|at| here.remove(at)) });
     }
-    lines.extend(here.into_iter().map(|model| Listing {
-        catalog: None,
-        installed: Some(model),
-    }));
+    lines.extend(here.into_iter().map(|model| Listing { catalog: None, installed: Some(model) }));
     lines
 }
 
@@ -338,35 +288,16 @@ pub struct Removed {
 /// Copies in the hub's cache are named, not removed. Fails where the model is nowhere on disk.
 pub fn remove(name: &str, options: &PullOptions) -> Result<Removed, PullError> {
     let store = Store::new(options);
-    let nearest = || {
-        catalog::nearest(name)
-            .into_iter()
-            .map(str::to_string)
-            .collect()
-    };
-    let unknown = || PullError::UnknownModel {
-        spec: name.to_string(),
-        nearest: nearest(),
-    };
+    let nearest = || catalog::nearest(name).into_iter().map(str::to_string).collect();
+    let unknown = || PullError::UnknownModel { spec: name.to_string(), nearest: nearest() };
     let kept = |id: &str| {
-        let copies = installed(options)
-            .into_iter()
-            .filter(|model| model.id == id && model.location == Location::HubCache);
-        copies
-            .flat_map(|model| model.paths)
-            .collect::<Vec<PathBuf>>()
+        let copies =
+            installed(options).into_iter().filter(|model| model.id == id && model.location == Location::HubCache);
+        copies.flat_map(|model| model.paths).collect::<Vec<PathBuf>>()
     };
     let Some(entry) = catalog::find(name) else {
-        let kept = if is_repo(name) {
-            kept(name)
-        } else {
-            Vec::new()
-        };
-        return if kept.is_empty() {
-            Err(unknown())
-        } else {
-            Ok(Removed { bytes: 0, kept })
-        };
+        let kept = if is_repo(name) { kept(name) } else { Vec::new() };
+        return if kept.is_empty() { Err(unknown()) } else { Ok(Removed { bytes: 0, kept }) };
     };
     let folder = store.folder(&entry.id);
     let lock = options.lock(&entry.id);

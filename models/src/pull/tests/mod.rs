@@ -25,10 +25,7 @@ fn bytes(n: usize, seed: u32) -> Arc<Vec<u8>> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keeps what a pull says.
@@ -73,11 +70,7 @@ impl Home {
             idle: Duration::from_millis(400),
             retry: Duration::from_millis(1),
         };
-        Self {
-            folder,
-            notes,
-            options,
-        }
+        Self { folder, notes, options }
     }
 }
 

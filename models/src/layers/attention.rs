@@ -1,0 +1,89 @@
+//! Self-attention over the paged KV cache, with grouped-query heads.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use engram_kernels::ops::{self, AttentionParams, Path, RopeLayout, RopeTable};
+
+use crate::error::ModelError;
+use crate::forward::{ForwardBatch, KvStore};
+use crate::layers::{Linear, Loader, Norm};
+
+/// Projections, optional norms of q and k heads (qwen3), rotary positions, paged attention.
+pub struct Attention {
+    path: Path,
+    qkv: Linear,
+    out: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    rope: Arc<RopeTable>,
+    rope_layout: RopeLayout,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    params: AttentionParams,
+}
+
+impl Attention {
+    /// Loads `blk.{layer}.attn_*`.
+    pub fn load(loader: &Loader<'_>, layer: usize, rope: Arc<RopeTable>) -> std::result::Result<Self, ModelError> {
+        let config = loader.config;
+        let name = |part: &str| format!("blk.{layer}.attn_{part}");
+        let (q_len, kv_len) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let parts = [(name("q"), q_len), (name("k"), kv_len), (name("v"), kv_len)];
+        let head_norm = |part: &str| -> std::result::Result<Option<Norm>, ModelError> {
+            if loader.has(&format!("{}.weight", name(part))) {
+                loader.norm(&name(part), config.head_dim).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        Ok(Self {
+            path: loader.form.path(),
+            qkv: loader.linear(&parts, config.hidden)?,
+            out: loader.linear(&[(name("output"), config.hidden)], q_len)?,
+            q_norm: head_norm("q_norm")?,
+            k_norm: head_norm("k_norm")?,
+            rope,
+            rope_layout: config.rope.layout,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            params: AttentionParams {
+                scale: config.attention_scale.unwrap_or(1.0 / (config.head_dim as f32).sqrt()),
+                window: config.window(layer),
+            },
+        })
+    }
+
+    /// `[tokens, hidden] -> [tokens, hidden]`; writes this batch's K and V into the cache of `layer`.
+    pub fn forward(&self, x: &Tensor, batch: &ForwardBatch, kv: &dyn KvStore, layer: usize) -> Result<Tensor> {
+        let tokens = batch.num_tokens();
+        let (q_len, kv_len) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let qkv = self.qkv.forward(x)?;
+        // [tokens, q + k + v] -> three of [tokens, heads, head_dim]
+        let part = |start: usize, heads: usize| {
+            qkv.narrow(1, start, heads * self.head_dim)?.contiguous()?.reshape((tokens, heads, self.head_dim))
+        };
+        let q = self.positioned(part(0, self.heads)?, self.q_norm.as_ref(), batch)?;
+        let k = self.positioned(part(q_len, self.kv_heads)?, self.k_norm.as_ref(), batch)?;
+        let v = part(q_len + kv_len, self.kv_heads)?;
+
+        let (k_cache, v_cache) = kv.layer(layer);
+        ops::write_kv(self.path, &k, &v, k_cache, v_cache, &batch.slot_mapping)?;
+        let attended = ops::paged_attention(self.path, &q, k_cache, v_cache, &batch.spans, &self.params)?;
+        self.out.forward(&attended.reshape((tokens, q_len))?)
+    }
+
+    /// Norms each head where the model does, then rotates it to its position.
+    fn positioned(&self, x: Tensor, norm: Option<&Norm>, batch: &ForwardBatch) -> Result<Tensor> {
+        let x = match norm {
+            None => x,
+            Some(norm) => {
+                let (tokens, heads, head_dim) = x.dims3()?;
+                norm.forward(&x.reshape((tokens * heads, head_dim))?)?.reshape((tokens, heads, head_dim))?
+            }
+        };
+        ops::rope(self.path, &x, &batch.positions, &self.rope, self.rope_layout)
+    }
+}
