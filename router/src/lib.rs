@@ -1,4 +1,26 @@
-//! placeholder
+//! HTTP, the command line, and what joins them to the engine.
 #![forbid(unsafe_code)]
 
+mod access;
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod backend;
 pub mod config;
+pub mod drain;
+pub mod error;
+pub mod health;
+pub mod limits;
+pub mod metrics;
+pub mod openai;
+pub mod request_id;
+mod server;
+pub mod sse;
+
+pub use app::AppState;
+pub use server::serve;
+
+#[cfg(test)]
+mod api_tests;
+#[cfg(test)]
+mod scripted;

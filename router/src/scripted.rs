@@ -1,0 +1,124 @@
+//! A model for tests of the HTTP side, where a failure must come at an exact moment: after a letter it
+//! says the next one, after `z` it ends. The engine around it is the real one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use engram_inference::{Engine, EngineConfig, ForwardPass, Geometry, KvCache};
+use engram_models::ModelError;
+use engram_models::chat_template::ChatTemplate;
+use engram_models::fim::FimTokens;
+use engram_models::forward::ForwardBatch;
+use engram_models::tokenizer::{SpecialIds, Tokenizer, TokenizerParts};
+
+use crate::app::AppState;
+use crate::auth::ApiKeys;
+use crate::backend::{ModelFacts, Models, ServedModel};
+use crate::limits::HttpSettings;
+use crate::metrics::Metrics;
+
+/// Ids below are bytes; these follow.
+const SPECIALS: [&str; 6] =
+    ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+/// `<|im_end|>`.
+pub const END: u32 = 257;
+/// A byte-level vocabulary has merges; this one, whose token comes last, is in no test's text.
+const MERGE: [&str; 2] = ["Q Q", "QQ"];
+const VOCAB: usize = 256 + SPECIALS.len() + 1;
+
+/// Turned while the engine runs.
+#[derive(Debug)]
+pub struct Knobs {
+    /// Passes until one fails; below 0: none does.
+    pub fail_in: AtomicI64,
+    /// Time of a pass.
+    pub delay_millis: AtomicU64,
+}
+
+struct Alphabet(Arc<Knobs>);
+
+/// What follows a token: letters in order, `a` after everything that is no letter.
+fn successor(id: u32) -> u32 {
+    match u8::try_from(id) {
+        Ok(b'z') => END,
+        Ok(letter @ b'a'..b'z') => u32::from(letter) + 1,
+        _ => u32::from(b'a'),
+    }
+}
+
+impl ForwardPass for Alphabet {
+    fn forward(&mut self, batch: &ForwardBatch, _: &KvCache) -> Result<Tensor, ModelError> {
+        std::thread::sleep(Duration::from_millis(self.0.delay_millis.load(Ordering::SeqCst)));
+        if self.0.fail_in.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(ModelError::Tensor(candle_core::Error::Msg("told to fail, at /a/secret/path".into())));
+        }
+        let mut logits = vec![0f32; batch.logit_rows.len() * VOCAB];
+        for (row, values) in batch.logit_rows.iter().zip(logits.chunks_mut(VOCAB)) {
+            values[successor(batch.token_ids[*row as usize]) as usize] = 20.0;
+        }
+        Ok(Tensor::from_vec(logits, (batch.logit_rows.len(), VOCAB), &Device::Cpu)?)
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { layers: 1, kv_heads: 1, head_dim: 8, vocab_size: VOCAB, max_len: 256 }
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+}
+
+/// Bytes as the letters that byte-level vocabularies write for them.
+fn byte_text(byte: u8) -> String {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let before = (0..byte).filter(|&byte| !printable(byte)).count() as u32;
+    let code = if printable(byte) { u32::from(byte) } else { 0x100 + before };
+    char::from_u32(code).expect("a letter").to_string()
+}
+
+fn tokenizer() -> Tokenizer {
+    let specials = SPECIALS.iter().map(|text| (*text).to_owned());
+    let parts = TokenizerParts {
+        model: "gpt2".into(),
+        pre: Some("qwen2".into()),
+        tokens: (0..=255u8).map(byte_text).chain(specials).chain([MERGE[1].to_owned()]).collect(),
+        token_types: [vec![1; 256], vec![3; SPECIALS.len()], vec![1]].concat(),
+        merges: vec![MERGE[0].to_owned()],
+        ids: SpecialIds { eos: Some(END), ..SpecialIds::default() },
+        ..TokenizerParts::default()
+    };
+    Tokenizer::from_parts(parts).expect("a vocabulary")
+}
+
+/// A server's state around the model `alphabet`, and the knobs of its passes.
+pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSettings)) -> (AppState, Arc<Knobs>) {
+    let mut config = EngineConfig {
+        block_size: 4,
+        kv_bytes: 512 * 4 * 2 * 8 * 4,
+        kv_dtype: DType::F32,
+        max_num_seqs: 16,
+        queue_limit: 64,
+        ..EngineConfig::default()
+    };
+    let mut settings = HttpSettings::default();
+    change(&mut config, &mut settings);
+    let knobs = Arc::new(Knobs { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(0) });
+    let metrics = Arc::new(Metrics::new().expect("names are distinct"));
+    let engine = Engine::start(Alphabet(Arc::clone(&knobs)), config, metrics.observer("alphabet")).expect("an engine");
+    let tokenizer = tokenizer();
+    let model = ServedModel {
+        id: "alphabet".into(),
+        aliases: vec!["abc".into()],
+        created: 1,
+        template: Arc::new(ChatTemplate::for_tokenizer(&tokenizer).expect("ChatML")),
+        fim: FimTokens::find(&tokenizer),
+        stop_ids: tokenizer.stop_ids().to_vec(),
+        max_len: engine.capacity().max_len,
+        tokenizer: Arc::new(tokenizer),
+        engine,
+        facts: ModelFacts::default(),
+    };
+    (AppState::new(Models::new([model]), ApiKeys::new(keys).expect("good keys"), settings, metrics), knobs)
+}
