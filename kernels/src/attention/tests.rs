@@ -115,7 +115,7 @@ impl Case {
                     let scores: Vec<f64> = seen.clone().map(score).collect();
                     let most = scores.iter().copied().fold(f64::MIN, f64::max);
                     let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
-                    for (key, s) in seen.zip(&scores) {
+                    for (key, s) in seen.clone().zip(&scores) {
                         for d in 0..head_dim {
                             out[at + d] += (s - most).exp() / total * held(self.v[row(key) + d]);
                         }
