@@ -119,7 +119,7 @@ impl Pool {
         while shared.state.load(Ordering::Acquire) & ENTERED_MASK != 0 {
             spins += 1;
             // A worker may have lost its core to another process: then ours is better given away.
-            if spins % 4096 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(4096) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         let panic = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         shared.busy.store(false, Ordering::Release);
@@ -177,7 +177,7 @@ fn work(shared: &Shared, index: usize) {
             continue;
         }
         looks += 1;
-        if looks % 64 != 0 || idle_since.elapsed() < SPIN {
+        if !looks.is_multiple_of(64) || idle_since.elapsed() < SPIN {
             std::hint::spin_loop();
             continue;
         }

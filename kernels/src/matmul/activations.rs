@@ -7,7 +7,7 @@
 //! four codes of every row. Nothing is strided, so no width of a model makes rows fight for the same cache sets.
 
 use super::format::UNIT;
-use super::shared::SharedMut;
+use crate::disjoint::Disjoint;
 use crate::dispatch::Isa;
 use crate::pool::Pool;
 
@@ -96,12 +96,13 @@ impl Activations {
         };
         let block_len = BLOCK_ROWS * cols;
         let task_len = (TASK_VALUES / block_len).max(1) * block_len;
-        let (codes, infos) = (SharedMut::new(&mut self.codes), SharedMut::new(&mut self.infos));
+        let (codes, infos) = (Disjoint::new(&mut self.codes), Disjoint::new(&mut self.infos));
         pool.run(x.len().div_ceil(task_len), &|task| {
             let start = task * task_len;
             let x = &x[start..x.len().min(start + task_len)];
             // SAFETY: tasks take consecutive, disjoint ranges.
-            let (codes, infos) = unsafe { (codes.slice(start, x.len()), infos.slice(start / UNIT, x.len() / UNIT)) };
+            let (codes, infos) =
+                unsafe { (codes.part(start..start + x.len()), infos.part(start / UNIT..(start + x.len()) / UNIT)) };
             let places = codes.chunks_mut(block_len).zip(infos.chunks_mut(block_len / UNIT));
             for (x, (codes, infos)) in x.chunks(block_len).zip(places) {
                 quantize(x, x.len() / cols, codes, infos);

@@ -100,7 +100,7 @@ struct Rows {
 unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: Rows, acc: *mut f32) {
     let groups = UNIT / F::GROUP;
     let quads = F::GROUP / 4;
-    // SAFETY (here and in the functions below): the caller passes pointers good for `open.units` units and `M` rows.
+    // SAFETY: here and in the functions below, the caller passes pointers good for `open.units` units and `M` rows.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         for (i, sums) in sums.iter_mut().enumerate() {

@@ -159,17 +159,32 @@ fn pack_plane(codes: &[u8; 512], bits: usize, from: usize, mask: u8, lines: &mut
 
 /// The reverse of [`pack_unit`]: planes to one byte a code.
 pub(super) fn open_unit<F: TileFormat>(packed: &[u8], codes: &mut [u8; 512]) {
-    let (low, high) = packed[..F::UNIT_BYTES].split_at(64 * F::LOW);
-    let plane = |lines: &[u8], bits: usize, quad: usize, i: usize| {
-        let quads = 8 / bits;
-        (lines[64 * (quad / quads) + i] >> (bits * (quad % quads))) & ((1u32 << bits) - 1) as u8
-    };
+    let packed = &packed[..F::UNIT_BYTES];
     for (quad, codes) in codes.chunks_exact_mut(64).enumerate() {
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code = plane(low, F::LOW, quad, i);
-            if F::HIGH > 0 {
-                *code |= plane(high, F::HIGH, quad, i) << F::LOW;
-            }
+        for (at, code) in codes.iter_mut().enumerate() {
+            *code = code_at::<F>(packed, quad, at);
         }
     }
+}
+
+/// The codes of one row of a packed unit.
+pub(super) fn open_row<F: TileFormat>(packed: &[u8], row: usize, codes: &mut [u8; UNIT]) {
+    let packed = &packed[..F::UNIT_BYTES];
+    for (quad, codes) in codes.chunks_exact_mut(4).enumerate() {
+        for (column, code) in codes.iter_mut().enumerate() {
+            *code = code_at::<F>(packed, quad, 4 * row + column);
+        }
+    }
+}
+
+/// Byte `at` of a quad: the code of row `at / 4`, column `at % 4`.
+#[inline(always)]
+fn code_at<F: TileFormat>(packed: &[u8], quad: usize, at: usize) -> u8 {
+    let plane = |first_line: usize, bits: usize| {
+        let quads = 8 / bits;
+        let byte = packed[64 * (first_line + quad / quads) + at];
+        (byte >> (bits * (quad % quads))) & ((1u32 << bits) - 1) as u8
+    };
+    let low = plane(0, F::LOW);
+    if F::HIGH == 0 { low } else { low | (plane(F::LOW, F::HIGH.max(1)) << F::LOW) }
 }

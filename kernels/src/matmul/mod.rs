@@ -14,11 +14,11 @@ mod avx2;
 mod format;
 mod pack;
 mod scalar;
-mod shared;
 
 use std::cell::Cell;
 use std::ops::Range;
 
+use crate::disjoint::Disjoint;
 use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::pool::{Pool, pool};
@@ -27,7 +27,6 @@ use activations::{Activations, BLOCK_ROWS};
 use aligned::AlignedBytes;
 use format::ROWS;
 use pack::TileLayout;
-use shared::SharedMut;
 
 /// Rows of activations that meet an opened chunk of weights, whole blocks of [`BLOCK_ROWS`].
 const ROW_BLOCK: usize = 64;
@@ -125,13 +124,13 @@ impl PackedMatrix {
         let bytes = layout.bytes.checked_mul(rows.div_ceil(ROWS)).ok_or(too_large)?;
         let mut tiles = AlignedBytes::zeroed(bytes)?;
         let tiles_per_task = (PACK_TASK_BYTES / (ROWS * row_bytes)).max(1);
-        let packed = SharedMut::new(tiles.as_mut_slice());
+        let packed = Disjoint::new(tiles.as_mut_slice());
         let sources: Vec<&[u8]> = data.chunks(tiles_per_task * ROWS * row_bytes).collect();
         pool().run(sources.len(), &|task| {
             for (index, rows) in sources[task].chunks(ROWS * row_bytes).enumerate() {
                 let start = (task * tiles_per_task + index) * layout.bytes;
                 // SAFETY: each tile belongs to one task.
-                let tile = unsafe { packed.slice(start, layout.bytes) };
+                let tile = unsafe { packed.part(start..start + layout.bytes) };
                 pack::pack_tile(ty, cols, rows, tile);
             }
         });
@@ -230,7 +229,7 @@ pub fn matmul_on(
     if weights.iter().any(|w| !w.ty.is_float()) {
         acts.quantize(isa, pool, x, cols);
     }
-    let call = Call { isa, x, m, acts: &acts, total, out: SharedMut::new(out) };
+    let call = Call { isa, x, m, acts: &acts, total, out: Disjoint::new(out) };
     let plan = plan_tasks(weights, m, pool.threads());
     let row_blocks = m.div_ceil(ROW_BLOCK);
     pool.run(plan.len() * row_blocks, &|task| {
@@ -278,7 +277,7 @@ struct Call<'a> {
     m: usize,
     acts: &'a Activations,
     total: usize,
-    out: SharedMut<'a, f32>,
+    out: Disjoint<'a, f32>,
 }
 
 impl Call<'_> {
@@ -287,7 +286,15 @@ impl Call<'_> {
         debug_assert!(rows.end <= self.m, "rows {rows:?} of {}", self.m);
         let weight = range.weight;
         let kernel = tile_kernel(self.isa, weight.ty);
-        let mut acc = [0f32; ROW_BLOCK * ROWS];
+        // Kernels overwrite the sums; clearing the large array would cost a decode step's task a tenth.
+        let (mut few, mut many);
+        let acc: &mut [f32] = if rows.len() <= BLOCK_ROWS {
+            few = [0f32; BLOCK_ROWS * ROWS];
+            &mut few
+        } else {
+            many = [0f32; ROW_BLOCK * ROWS];
+            &mut many
+        };
         let acc = &mut acc[..rows.len() * ROWS];
         for tile in range.tiles.clone() {
             let job = TileJob {
@@ -303,7 +310,7 @@ impl Call<'_> {
             for (m, acc) in rows.clone().zip(acc.chunks_exact(ROWS)) {
                 let at = m * self.total + range.column + tile * ROWS;
                 // SAFETY: (row block, tile) pairs are tasks' own, and so are their outputs.
-                unsafe { self.out.slice(at, valid) }.copy_from_slice(&acc[..valid]);
+                unsafe { self.out.part(at..at + valid) }.copy_from_slice(&acc[..valid]);
             }
         }
     }

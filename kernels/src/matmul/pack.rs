@@ -1,7 +1,7 @@
 //! From ggml's rows of blocks to tiles of sixteen rows, and back for one row.
 
 use super::aligned::LINE;
-use super::format::{ROWS, TileFormat, UNIT, open_unit, pack_unit, read_scales, write_scales};
+use super::format::{ROWS, TileFormat, UNIT, open_row, pack_unit, read_scales, write_scales};
 use crate::quant::{BlockFormat, GgmlType, OpenBlock, code_value};
 
 /// Where things lie in a tile of one matrix, in bytes.
@@ -78,18 +78,17 @@ fn pack_blocks<F: TileFormat>(cols: usize, data: &[u8], tile: &mut [u8]) {
 /// One row of a quantised tile in f32, bit for bit what [`crate::quant::dequantize`] gives.
 pub(super) fn dequantize_blocks<F: TileFormat>(tile: &[u8], layout: TileLayout, row: usize, out: &mut [f32]) {
     let mut open = OpenBlock::new();
-    let mut codes = [0u8; 512];
+    let mut codes = [0u8; UNIT];
     let units = tile[layout.codes..].chunks_exact(F::UNIT_BYTES);
     for (index, (unit, values)) in units.zip(out.chunks_exact_mut(UNIT)).enumerate() {
         let block = index / F::BLOCK_UNITS;
         if index.is_multiple_of(F::BLOCK_UNITS) {
             read_scales::<F>(&tile[block * F::SCALE_BYTES..][..F::SCALE_BYTES], row, &mut open);
         }
-        open_unit::<F>(unit, &mut codes);
-        for (column, value) in values.iter_mut().enumerate() {
+        open_row::<F>(unit, row, &mut codes);
+        for (column, (value, &code)) in values.iter_mut().zip(&codes).enumerate() {
             let group = (index % F::BLOCK_UNITS * UNIT + column) / F::GROUP;
             let (scale, min) = <F as BlockFormat>::group(&open, group);
-            let code = codes[64 * (column / 4) + 4 * row + column % 4];
             *value = scale * code_value::<F>(code) - min;
         }
     }

@@ -44,12 +44,14 @@ impl BlockFormat for Q5_1 {
     }
 }
 
-/// Adds bit `i` of the little-endian u32 to code `i` as its fifth bit.
+/// Adds bit `i` of the little-endian u32 to code `i` as its fifth bit, eight codes at a time.
 #[inline(always)]
 fn fifth_bits(bits: &[u8], codes: &mut [u8]) {
-    for (byte, codes) in bits.iter().zip(codes[..32].chunks_exact_mut(8)) {
-        for (bit, code) in codes.iter_mut().enumerate() {
-            *code |= ((byte >> bit) & 1) << 4;
-        }
+    let (eights, _) = codes[..32].as_chunks_mut::<8>();
+    for (&byte, codes) in bits.iter().zip(eights) {
+        // The byte in all eight places, bit `i` kept in the `i`-th; adding 0x7f carries what is not zero to the top bit.
+        let one_each = (u64::from(byte) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let top_bits = (one_each + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080;
+        *codes = (u64::from_le_bytes(*codes) | (top_bits >> 3)).to_le_bytes();
     }
 }
