@@ -43,7 +43,7 @@ struct Alphabet(Arc<Knobs>);
 fn successor(id: u32) -> u32 {
     match u8::try_from(id) {
         Ok(b'z') => END,
-        Ok(letter @ b'a'..b'z') => u32::from(letter) + 1,
+        Ok(letter @ b'a'..=b'y') => u32::from(letter) + 1,
         _ => u32::from(b'a'),
     }
 }
