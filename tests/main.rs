@@ -1,1 +1,10 @@
-//! The behaviours of Engram as a whole, one file each.
+//! The behaviours of Engram as a whole, one file each: real models, real processes, real clients.
+
+mod support;
+
+mod architectures;
+mod clients;
+mod equalities;
+mod openai_client;
+mod process;
+mod reference;

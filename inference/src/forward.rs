@@ -1,7 +1,7 @@
 //! The model as the engine sees it: a batch in, logits out.
 
 use candle_core::{Device, Tensor};
-use engram_models::ModelError;
+use engram_models::{Model, ModelError};
 use engram_models::forward::ForwardBatch;
 
 use crate::kv_cache::KvCache;
@@ -34,4 +34,25 @@ pub trait ForwardPass: Send {
 
     /// Where it runs, and where the KV cache has to be.
     fn device(&self) -> Device;
+}
+
+impl ForwardPass for Model {
+    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError> {
+        Model::forward(self, batch, kv)
+    }
+
+    fn geometry(&self) -> Geometry {
+        let config = self.config();
+        Geometry {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            vocab_size: config.vocab_size,
+            max_len: config.context_len,
+        }
+    }
+
+    fn device(&self) -> Device {
+        Model::device(self).clone()
+    }
 }
