@@ -38,11 +38,7 @@ impl SamplerState {
         Self {
             seed: params.seed.unwrap_or(fresh_seed),
             stop_ids: request.stop_ids.clone(),
-            seen: if repetition {
-                request.prompt.iter().copied().collect()
-            } else {
-                HashSet::new()
-            },
+            seen: if repetition { request.prompt.iter().copied().collect() } else { HashSet::new() },
             counts: HashMap::new(),
             params,
         }
@@ -88,17 +84,11 @@ impl SamplerState {
         let penalty = params.repetition_penalty;
         for id in &self.seen {
             at(id, &|logit| {
-                if logit > 0.0 {
-                    logit / penalty
-                } else {
-                    logit * penalty
-                }
+                if logit > 0.0 { logit / penalty } else { logit * penalty }
             });
         }
         for (id, count) in &self.counts {
-            at(id, &|logit| {
-                logit - params.presence_penalty - params.frequency_penalty * *count as f32
-            });
+            at(id, &|logit| logit - params.presence_penalty - params.frequency_penalty * *count as f32);
         }
         if self.masks_stops(position) {
             for id in &self.stop_ids {
@@ -127,16 +117,12 @@ pub struct Sampler {
     logits: Vec<f32>,
     weights: Vec<f32>,
     keys: Vec<u64>,
+    masses: Vec<f64>,
 }
 
 impl Sampler {
     /// Chooses the token at output position `position` from `row`, the model's logits `[vocab]`.
-    pub fn sample(
-        &mut self,
-        row: &[f32],
-        state: &SamplerState,
-        position: usize,
-    ) -> Result<Sampled, NotFinite> {
+    pub fn sample(&mut self, row: &[f32], state: &SamplerState, position: usize) -> Result<Sampled, NotFinite> {
         if row.is_empty() || !is_finite(row) {
             return Err(NotFinite);
         }
@@ -150,10 +136,7 @@ impl Sampler {
             self.choose(row, state, position)
         };
         self.logits = logits;
-        let logprobs = state
-            .params
-            .logprobs
-            .map(|alternatives| self.logprobs(row, id, alternatives));
+        let logprobs = state.params.logprobs.map(|alternatives| self.logprobs(row, id, alternatives));
         Ok(Sampled { id, logprobs })
     }
 
@@ -161,23 +144,13 @@ impl Sampler {
     pub fn logprobs(&mut self, row: &[f32], id: u32, alternatives: usize) -> Logprobs {
         let max = max(row);
         self.weights.clear();
-        self.weights
-            .extend(row.iter().map(|logit| exp_nonpositive(logit - max)));
+        self.weights.extend(row.iter().map(|logit| exp_nonpositive(logit - max)));
         let total = sum(&self.weights);
         let log_total = f64::from(max) + total.ln();
         let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;
         largest(row, alternatives, &mut self.keys);
-        let top = self
-            .keys
-            .iter()
-            .map(|&key| (key_id(key), logprob(row[key_id(key) as usize])))
-            .collect();
-        Logprobs {
-            logprob: row
-                .get(id as usize)
-                .map_or(f32::NEG_INFINITY, |logit| logprob(*logit)),
-            top,
-        }
+        let top = self.keys.iter().map(|&key| (key_id(key), logprob(row[key_id(key) as usize]))).collect();
+        Logprobs { logprob: row.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logprob(*logit)), top }
     }
 
     fn choose(&mut self, logits: &[f32], state: &SamplerState, position: usize) -> u32 {
@@ -201,61 +174,47 @@ impl Sampler {
             }
             None => {
                 self.weights.clear();
-                self.weights.extend(
-                    logits
-                        .iter()
-                        .map(|logit| exp_nonpositive((logit - best) * inverse)),
-                );
-                if params.top_p >= 1.0 {
-                    let min_p = params.min_p;
-                    self.weights
-                        .iter_mut()
-                        .for_each(|weight| *weight = if *weight < min_p { 0.0 } else { *weight });
-                    return draw(&self.weights, uniform);
+                self.weights.extend(logits.iter().map(|logit| exp_nonpositive((logit - best) * inverse)));
+                if params.top_p < 1.0 {
+                    self.keep_nucleus(logits, params.top_p);
                 }
-                let total = sum(&self.weights);
-                self.find_nucleus(logits, params, total);
-                self.weigh_keys(logits, best, inverse);
-                self.cut_and_draw(f64::from(params.top_p) * total, params.min_p, uniform)
+                if params.min_p > 0.0 {
+                    drop_below(&mut self.weights, params.min_p);
+                }
+                draw(&self.weights, uniform)
             }
         }
     }
 
-    /// Leaves in `keys` enough of the most likely tokens, in order, to hold `top_p` of `total`.
+    /// Zeroes the weights outside the smallest set of tokens that holds `top_p` of the mass.
     ///
-    /// Tokens lighter than `(1 - top_p) * total / vocab` weigh less than `1 - top_p` together, so the
-    /// nucleus lies above; of those, ever more are put in order until they suffice.
-    fn find_nucleus(&mut self, logits: &[f32], params: &SamplingParams, total: f64) {
-        let needed = f64::from(params.top_p) * total;
-        let bound = ((1.0 - f64::from(params.top_p)) * total / logits.len() as f64 * 0.999) as f32;
-        let floor = bound.max(params.min_p).min(1.0);
+    /// A histogram (eight buckets an octave: exponent and three bits of mantissa) says in which bucket
+    /// the set ends; only that bucket's tokens are put in order.
+    fn keep_nucleus(&mut self, logits: &[f32], top_p: f32) {
+        let bucket = |weight: f32| (weight.to_bits() >> 20) as usize;
+        self.masses.clear();
+        self.masses.resize(bucket(1.0) + 1, 0.0);
+        for &weight in &self.weights {
+            self.masses[bucket(weight)] += f64::from(weight);
+        }
+        let needed = f64::from(top_p) * self.masses.iter().sum::<f64>();
+        let (mut mass, mut border) = (0.0, self.masses.len() - 1);
+        while border > 0 && mass + self.masses[border] < needed {
+            mass += self.masses[border];
+            border -= 1;
+        }
+        drop_below(&mut self.weights, f32::from_bits((border as u32) << 20));
         self.keys.clear();
-        let pairs = self.weights.iter().zip(logits).enumerate();
-        self.keys.extend(
-            pairs
-                .filter(|(_, (w, _))| **w >= floor)
-                .map(|(id, (_, logit))| key(*logit, id)),
-        );
-        let mut ordered = 64;
-        loop {
-            if ordered >= self.keys.len() {
-                self.keys
-                    .sort_unstable_by_key(|key| std::cmp::Reverse(*key));
-                return;
-            }
-            self.keys
-                .select_nth_unstable_by_key(ordered, |key| std::cmp::Reverse(*key));
-            let mass: f64 = self.keys[..ordered]
-                .iter()
-                .map(|key| f64::from(self.weights[key_id(*key) as usize]))
-                .sum();
+        let in_border = self.weights.iter().enumerate().filter(|(_, weight)| bucket(**weight) == border);
+        self.keys.extend(in_border.map(|(id, _)| key(logits[id], id)));
+        self.keys.sort_unstable_by_key(|key| std::cmp::Reverse(*key));
+        for &key in &self.keys {
+            let weight = &mut self.weights[key_id(key) as usize];
             if mass >= needed {
-                self.keys.truncate(ordered);
-                self.keys
-                    .sort_unstable_by_key(|key| std::cmp::Reverse(*key));
-                return;
+                *weight = 0.0;
+            } else {
+                mass += f64::from(*weight);
             }
-            ordered *= 4;
         }
     }
 
@@ -282,6 +241,13 @@ impl Sampler {
     }
 }
 
+/// Zeroes what is less than `floor`.
+fn drop_below(weights: &mut [f32], floor: f32) {
+    for weight in weights {
+        *weight = if *weight < floor { 0.0 } else { *weight };
+    }
+}
+
 /// Draws an index with probability proportional to its weight.
 fn draw(weights: &[f32], uniform: f64) -> u32 {
     const PAGE: usize = 1024;
@@ -302,10 +268,7 @@ fn draw(weights: &[f32], uniform: f64) -> u32 {
         }
     }
     // Rounding carried the target past the end: the last that can be drawn.
-    weights
-        .iter()
-        .rposition(|weight| *weight > 0.0)
-        .unwrap_or(0) as u32
+    weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0) as u32
 }
 
 /// The number in [0, 1) that decides output position `position` under `seed`.
@@ -349,11 +312,7 @@ fn largest(row: &[f32], k: usize, keys: &mut Vec<u64>) {
 /// Orders like (logit, lower id first): the logit's bits made monotonic above, the inverted id below.
 fn key(logit: f32, id: usize) -> u64 {
     let bits = (logit + 0.0).to_bits(); // + 0.0 makes -0.0 equal to 0.0
-    let ordered = if bits >> 31 == 0 {
-        bits | 1 << 31
-    } else {
-        !bits
-    };
+    let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
     u64::from(ordered) << 32 | u64::from(!(id as u32))
 }
 
@@ -362,11 +321,7 @@ fn key_id(key: u64) -> u32 {
 }
 
 fn max(row: &[f32]) -> f32 {
-    lanes(
-        row,
-        f32::NEG_INFINITY,
-        |best, x| if x > best { x } else { best },
-    )
+    lanes(row, f32::NEG_INFINITY, |best, x| if x > best { x } else { best })
 }
 
 pub(crate) fn is_finite(row: &[f32]) -> bool {

@@ -7,18 +7,11 @@ fn state(params: SamplingParams) -> SamplerState {
 }
 
 fn sampled(row: &[f32], params: &SamplingParams, position: usize) -> u32 {
-    Sampler::default()
-        .sample(row, &state(params.clone()), position)
-        .unwrap()
-        .id
+    Sampler::default().sample(row, &state(params.clone()), position).unwrap().id
 }
 
 fn params(temperature: f32) -> SamplingParams {
-    SamplingParams {
-        temperature,
-        seed: Some(42),
-        ..SamplingParams::default()
-    }
+    SamplingParams { temperature, seed: Some(42), ..SamplingParams::default() }
 }
 
 /// Probabilities after all filters, by sorting everything in f64: the definition.
@@ -32,9 +25,7 @@ fn expected(row: &[f32], params: &SamplingParams) -> Vec<f64> {
     let mut mass = 0.0;
     let mut probabilities = vec![0.0; row.len()];
     for (rank, &id) in order.iter().enumerate() {
-        if rank > 0
-            && (mass >= f64::from(params.top_p) * total || weight(id) < f64::from(params.min_p))
-        {
+        if rank > 0 && (mass >= f64::from(params.top_p) * total || weight(id) < f64::from(params.min_p)) {
             break;
         }
         mass += weight(id);
@@ -63,16 +54,11 @@ fn check_distribution(row: &[f32], params: &SamplingParams) {
         }
     }
     let limit = freedom.max(1.0) + 4.0 * (2.0 * freedom.max(1.0)).sqrt() + 4.0;
-    assert!(
-        chi < limit,
-        "chi-square {chi:.1} past {limit:.1} for {params:?}"
-    );
+    assert!(chi < limit, "chi-square {chi:.1} past {limit:.1} for {params:?}");
 }
 
 fn bumpy(len: usize) -> Vec<f32> {
-    (0..len)
-        .map(|i| ((i * 7919 % 101) as f32 / 101.0 - 0.5) * 8.0)
-        .collect()
+    (0..len).map(|i| ((i * 7919 % 101) as f32 / 101.0 - 0.5) * 8.0).collect()
 }
 
 #[test]
@@ -80,58 +66,13 @@ fn draws_follow_the_distribution() {
     let row = bumpy(300);
     check_distribution(&row, &params(1.0));
     check_distribution(&row, &params(0.5));
-    check_distribution(
-        &row,
-        &SamplingParams {
-            top_k: Some(10),
-            ..params(1.3)
-        },
-    );
-    check_distribution(
-        &row,
-        &SamplingParams {
-            top_p: 0.5,
-            ..params(1.0)
-        },
-    );
-    check_distribution(
-        &row,
-        &SamplingParams {
-            top_p: 0.999,
-            ..params(3.0)
-        },
-    );
-    check_distribution(
-        &row,
-        &SamplingParams {
-            min_p: 0.2,
-            ..params(1.0)
-        },
-    );
-    check_distribution(
-        &row,
-        &SamplingParams {
-            top_k: Some(40),
-            top_p: 0.8,
-            min_p: 0.1,
-            ..params(1.0)
-        },
-    );
-    check_distribution(
-        &row,
-        &SamplingParams {
-            top_p: 0.9,
-            min_p: 0.3,
-            ..params(2.0)
-        },
-    );
-    check_distribution(
-        &[0.0; 2000],
-        &SamplingParams {
-            top_p: 0.3,
-            ..params(1.0)
-        },
-    );
+    check_distribution(&row, &SamplingParams { top_k: Some(10), ..params(1.3) });
+    check_distribution(&row, &SamplingParams { top_p: 0.5, ..params(1.0) });
+    check_distribution(&row, &SamplingParams { top_p: 0.999, ..params(3.0) });
+    check_distribution(&row, &SamplingParams { min_p: 0.2, ..params(1.0) });
+    check_distribution(&row, &SamplingParams { top_k: Some(40), top_p: 0.8, min_p: 0.1, ..params(1.0) });
+    check_distribution(&row, &SamplingParams { top_p: 0.9, min_p: 0.3, ..params(2.0) });
+    check_distribution(&[0.0; 2000], &SamplingParams { top_p: 0.3, ..params(1.0) });
 }
 
 #[test]
@@ -140,22 +81,8 @@ fn greedy_takes_the_largest_and_of_equals_the_first() {
     row[700] = 3.0;
     row[300] = 3.0;
     assert_eq!(sampled(&row, &SamplingParams::greedy(), 0), 300);
-    assert_eq!(
-        sampled(
-            &row,
-            &SamplingParams {
-                top_k: Some(1),
-                ..params(1.0)
-            },
-            0
-        ),
-        300
-    );
-    assert_eq!(
-        sampled(&row, &params(1e-3), 5) % 400,
-        300,
-        "a low temperature draws among the largest"
-    );
+    assert_eq!(sampled(&row, &SamplingParams { top_k: Some(1), ..params(1.0) }, 0), 300);
+    assert_eq!(sampled(&row, &params(1e-3), 5) % 400, 300, "a low temperature draws among the largest");
     assert_eq!(sampled(&row, &params(1e-40), 5), 300);
 }
 
@@ -163,22 +90,13 @@ fn greedy_takes_the_largest_and_of_equals_the_first() {
 fn the_draw_depends_on_seed_and_position_alone() {
     let row = bumpy(500);
     let draws = |seed, sampler: &mut Sampler| -> Vec<u32> {
-        let state = state(SamplingParams {
-            seed: Some(seed),
-            ..params(1.5)
-        });
-        (0..50)
-            .map(|position| sampler.sample(&row, &state, position).unwrap().id)
-            .collect()
+        let state = state(SamplingParams { seed: Some(seed), ..params(1.5) });
+        (0..50).map(|position| sampler.sample(&row, &state, position).unwrap().id).collect()
     };
     let mut warm = Sampler::default();
     let first = draws(1, &mut warm);
     assert_ne!(first, draws(2, &mut warm));
-    assert_eq!(
-        first,
-        draws(1, &mut warm),
-        "buffers of another request change nothing"
-    );
+    assert_eq!(first, draws(1, &mut warm), "buffers of another request change nothing");
     assert_eq!(first, draws(1, &mut Sampler::default()));
 }
 
@@ -186,109 +104,33 @@ fn the_draw_depends_on_seed_and_position_alone() {
 fn bias_penalties_and_mask() {
     let row = [1.0, 2.0, 3.0, 4.0];
     let greedy = SamplingParams::greedy();
-    assert_eq!(
-        sampled(
-            &row,
-            &SamplingParams {
-                logit_bias: [(0, 10.0), (999, 5.0)].into(),
-                ..greedy.clone()
-            },
-            0
-        ),
-        0
-    );
+    assert_eq!(sampled(&row, &SamplingParams { logit_bias: [(0, 10.0), (999, 5.0)].into(), ..greedy.clone() }, 0), 0);
 
     let check = |params: SamplingParams, output: &[u32], expected: u32| {
         let mut state = SamplerState::new(&GenerateRequest::new(vec![3], params, 100), 0);
         output.iter().for_each(|token| state.push(*token));
-        assert_eq!(
-            Sampler::default()
-                .sample(&row, &state, output.len())
-                .unwrap()
-                .id,
-            expected
-        );
+        assert_eq!(Sampler::default().sample(&row, &state, output.len()).unwrap().id, expected);
     };
-    check(
-        SamplingParams {
-            repetition_penalty: 2.0,
-            ..greedy.clone()
-        },
-        &[],
-        2,
-    ); // the prompt's 3: 4 / 2
-    check(
-        SamplingParams {
-            repetition_penalty: 2.0,
-            ..greedy.clone()
-        },
-        &[2],
-        1,
-    ); // 3 / 2 too
-    check(
-        SamplingParams {
-            presence_penalty: 1.5,
-            ..greedy.clone()
-        },
-        &[],
-        3,
-    ); // the prompt does not count
-    check(
-        SamplingParams {
-            presence_penalty: 1.5,
-            ..greedy.clone()
-        },
-        &[3, 3],
-        2,
-    );
-    check(
-        SamplingParams {
-            frequency_penalty: 0.4,
-            ..greedy.clone()
-        },
-        &[3, 3],
-        3,
-    ); // 4 - 0.8
-    check(
-        SamplingParams {
-            frequency_penalty: 0.4,
-            ..greedy.clone()
-        },
-        &[3, 3, 3],
-        2,
-    ); // 4 - 1.2
+    check(SamplingParams { repetition_penalty: 2.0, ..greedy.clone() }, &[], 2); // the prompt's 3: 4 / 2
+    check(SamplingParams { repetition_penalty: 2.0, ..greedy.clone() }, &[2], 1); // 3 / 2 too
+    check(SamplingParams { presence_penalty: 1.5, ..greedy.clone() }, &[], 3); // the prompt does not count
+    check(SamplingParams { presence_penalty: 1.5, ..greedy.clone() }, &[3, 3], 2);
+    check(SamplingParams { frequency_penalty: 0.4, ..greedy.clone() }, &[3, 3], 3); // 4 - 0.8
+    check(SamplingParams { frequency_penalty: 0.4, ..greedy.clone() }, &[3, 3, 3], 2); // 4 - 1.2
 
-    let mut request = GenerateRequest::new(
-        vec![1],
-        SamplingParams {
-            min_tokens: 2,
-            ..greedy
-        },
-        100,
-    );
+    let mut request = GenerateRequest::new(vec![1], SamplingParams { min_tokens: 2, ..greedy }, 100);
     request.stop_ids = vec![3];
     let state = SamplerState::new(&request, 0);
-    let at = |position| {
-        Sampler::default()
-            .sample(&row, &state, position)
-            .unwrap()
-            .id
-    };
+    let at = |position| Sampler::default().sample(&row, &state, position).unwrap().id;
     assert_eq!([at(0), at(1), at(2)], [2, 2, 3]);
     request.stop_ids = vec![0, 1, 2, 3];
-    Sampler::default()
-        .sample(&row, &SamplerState::new(&request, 0), 0)
-        .unwrap();
+    Sampler::default().sample(&row, &SamplerState::new(&request, 0), 0).unwrap();
 }
 
 #[test]
 fn logprobs_are_the_models_own() {
     let row = [1.0, 2.0, 3.0, 2.0];
-    let params = SamplingParams {
-        logprobs: Some(2),
-        logit_bias: [(0, 50.0)].into(),
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { logprobs: Some(2), logit_bias: [(0, 50.0)].into(), ..SamplingParams::greedy() };
     let sampled = Sampler::default().sample(&row, &state(params), 0).unwrap();
     let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
     let logprob = |x: f64| (x - total.ln()) as f32;
@@ -296,10 +138,7 @@ fn logprobs_are_the_models_own() {
     let found = sampled.logprobs.unwrap();
     assert_eq!(sampled.id, 0);
     close(found.logprob, logprob(1.0));
-    assert_eq!(
-        found.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
-        [2, 1]
-    );
+    assert_eq!(found.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 1]);
     close(found.top[0].1, logprob(3.0));
     close(found.top[1].1, logprob(2.0));
 }
@@ -310,16 +149,10 @@ fn what_is_not_finite_is_refused() {
         for at in [0, 15, 16, 36] {
             let mut row = vec![0.5; 37];
             row[at] = bad;
-            assert_eq!(
-                Sampler::default().sample(&row, &state(params(1.0)), 0),
-                Err(NotFinite)
-            );
+            assert_eq!(Sampler::default().sample(&row, &state(params(1.0)), 0), Err(NotFinite));
         }
     }
-    assert_eq!(
-        Sampler::default().sample(&[], &state(params(1.0)), 0),
-        Err(NotFinite)
-    );
+    assert_eq!(Sampler::default().sample(&[], &state(params(1.0)), 0), Err(NotFinite));
 }
 
 proptest! {
@@ -348,5 +181,43 @@ proptest! {
         // Weights in f32 and in f64 may differ at the very border: allow what the next notch would.
         let wider = SamplingParams { top_p: (top_p + 1e-4).min(1.0), min_p: (min_p - 1e-4).max(0.0), ..params };
         prop_assert!(expected(&row, &wider)[id] > 0.0);
+    }
+}
+
+/// `cargo test --release -p engram-inference sampling_time -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn sampling_time() {
+    let row: Vec<f32> = (0..151_936u64)
+        .map(|i| {
+            let uniform = |salt: u64| ((i ^ salt).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40) as f32 / (1 << 24) as f32;
+            (0..6).map(|salt| uniform(salt * 0x9E37_79B9_7F4A_7C15)).sum::<f32>() * 6.0
+        })
+        .collect();
+    let cases = [
+        ("greedy", SamplingParams::greedy()),
+        ("temperature 1", params(1.0)),
+        ("top_k 50", SamplingParams { top_k: Some(50), ..params(1.0) }),
+        ("top_p 0.95", SamplingParams { top_p: 0.95, ..params(1.0) }),
+        ("top_p 0.95, flat", SamplingParams { top_p: 0.95, ..params(20.0) }),
+        ("min_p 0.05", SamplingParams { min_p: 0.05, ..params(1.0) }),
+        (
+            "top_k 50, top_p 0.9, bias",
+            SamplingParams { top_k: Some(50), top_p: 0.9, logit_bias: [(5, 1.0)].into(), ..params(0.8) },
+        ),
+        ("greedy, 5 logprobs", SamplingParams { logprobs: Some(5), ..SamplingParams::greedy() }),
+    ];
+    for (name, params) in cases {
+        let state = state(params);
+        let mut sampler = Sampler::default();
+        let mut samples: Vec<f64> = (0..200)
+            .map(|position| {
+                let begun = std::time::Instant::now();
+                sampler.sample(&row, &state, position).unwrap();
+                begun.elapsed().as_secs_f64() * 1e6
+            })
+            .collect();
+        samples.sort_by(f64::total_cmp);
+        println!("{name:28} {:8.0} µs a row of {}", samples[100], row.len());
     }
 }
