@@ -33,15 +33,8 @@ pub fn build(plan: &Plan, scheduler: &Scheduler) -> (ForwardBatch, Vec<RowUse>) 
         };
         let (start, end) = (entry.start, entry.start + entry.len);
         let query_start = batch.num_tokens();
-        batch
-            .token_ids
-            .extend_from_slice(&sequence.tokens()[start..end]);
-        push_places(
-            &mut batch,
-            sequence.table(),
-            scheduler.block_size(),
-            start..end,
-        );
+        batch.token_ids.extend_from_slice(&sequence.tokens()[start..end]);
+        push_places(&mut batch, sequence.table(), scheduler.block_size(), start..end);
         batch.spans.push(SequenceSpan {
             query_start,
             query_len: entry.len,
@@ -49,13 +42,8 @@ pub fn build(plan: &Plan, scheduler: &Scheduler) -> (ForwardBatch, Vec<RowUse>) 
             block_table: block_ids(sequence.table(), end.div_ceil(scheduler.block_size())),
         });
         for position in sequence.scoring(start, entry.len) {
-            batch
-                .logit_rows
-                .push((query_start + position - start) as u32);
-            uses.push(RowUse::Score {
-                id: entry.id,
-                position,
-            });
+            batch.logit_rows.push((query_start + position - start) as u32);
+            uses.push(RowUse::Score { id: entry.id, position });
         }
         if entry.samples {
             batch.logit_rows.push((query_start + entry.len - 1) as u32);
@@ -67,33 +55,17 @@ pub fn build(plan: &Plan, scheduler: &Scheduler) -> (ForwardBatch, Vec<RowUse>) 
 
 /// A pass over one token at the first slot of `table`, for health: no sequence takes part.
 pub fn probe(table: &BlockTable, block_size: usize) -> ForwardBatch {
-    let mut batch = ForwardBatch {
-        token_ids: vec![0],
-        logit_rows: vec![0],
-        ..Default::default()
-    };
+    let mut batch = ForwardBatch { token_ids: vec![0], logit_rows: vec![0], ..Default::default() };
     push_places(&mut batch, table, block_size, 0..1);
-    batch.spans.push(SequenceSpan {
-        query_start: 0,
-        query_len: 1,
-        context_len: 1,
-        block_table: block_ids(table, 1),
-    });
+    batch.spans.push(SequenceSpan { query_start: 0, query_len: 1, context_len: 1, block_table: block_ids(table, 1) });
     batch
 }
 
-fn push_places(
-    batch: &mut ForwardBatch,
-    table: &BlockTable,
-    block_size: usize,
-    positions: std::ops::Range<usize>,
-) {
+fn push_places(batch: &mut ForwardBatch, table: &BlockTable, block_size: usize, positions: std::ops::Range<usize>) {
     for position in positions {
         let block = table.blocks()[position / block_size].0 as usize;
         batch.positions.push(position as u32);
-        batch
-            .slot_mapping
-            .push((block * block_size + position % block_size) as u32);
+        batch.slot_mapping.push((block * block_size + position % block_size) as u32);
     }
 }
 

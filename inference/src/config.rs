@@ -63,9 +63,7 @@ impl EngineConfig {
         ];
         for (name, value) in at_least_one {
             if value == 0 {
-                return Err(EngineError::Start(format!(
-                    "`{name}` is 0, must be at least 1"
-                )));
+                return Err(EngineError::Start(format!("`{name}` is 0, must be at least 1")));
             }
         }
         if self.max_batch_tokens < self.max_num_seqs {
@@ -80,15 +78,10 @@ impl EngineConfig {
             ));
         }
         if self.priority_aging.is_zero() {
-            return Err(EngineError::Start(
-                "`priority_aging` is 0, must be longer (10 s is the default)".into(),
-            ));
+            return Err(EngineError::Start("`priority_aging` is 0, must be longer (10 s is the default)".into()));
         }
         if !matches!(self.kv_dtype, DType::F16 | DType::BF16 | DType::F32) {
-            return Err(EngineError::Start(format!(
-                "`kv_dtype` is {:?}, must be f16, bf16 or f32",
-                self.kv_dtype
-            )));
+            return Err(EngineError::Start(format!("`kv_dtype` is {:?}, must be f16, bf16 or f32", self.kv_dtype)));
         }
         Ok(())
     }
@@ -105,40 +98,10 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         };
         EngineConfig::default().validate().unwrap();
-        check(
-            EngineConfig {
-                block_size: 0,
-                ..Default::default()
-            },
-            "`block_size` is 0",
-        );
-        check(
-            EngineConfig {
-                max_batch_tokens: 8,
-                ..Default::default()
-            },
-            "at least `max_num_seqs` (64)",
-        );
-        check(
-            EngineConfig {
-                max_model_len: Some(1),
-                ..Default::default()
-            },
-            "`max_model_len`",
-        );
-        check(
-            EngineConfig {
-                kv_dtype: DType::U8,
-                ..Default::default()
-            },
-            "`kv_dtype`",
-        );
-        check(
-            EngineConfig {
-                priority_aging: Duration::ZERO,
-                ..Default::default()
-            },
-            "`priority_aging`",
-        );
+        check(EngineConfig { block_size: 0, ..Default::default() }, "`block_size` is 0");
+        check(EngineConfig { max_batch_tokens: 8, ..Default::default() }, "at least `max_num_seqs` (64)");
+        check(EngineConfig { max_model_len: Some(1), ..Default::default() }, "`max_model_len`");
+        check(EngineConfig { kv_dtype: DType::U8, ..Default::default() }, "`kv_dtype`");
+        check(EngineConfig { priority_aging: Duration::ZERO, ..Default::default() }, "`priority_aging`");
     }
 }

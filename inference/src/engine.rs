@@ -56,17 +56,9 @@ impl<M: ForwardPass + 'static> Engine<M> {
         config.validate()?;
         let geometry = model.geometry();
         let kv = KvCache::new(&geometry, &config, &model.device())?;
-        let max_len = config
-            .max_model_len
-            .unwrap_or(geometry.max_len)
-            .min(geometry.max_len);
-        let capacity = Capacity {
-            geometry,
-            max_len,
-            num_blocks: kv.num_blocks(),
-            kv_tokens: kv.tokens(),
-            kv_bytes: kv.bytes(),
-        };
+        let max_len = config.max_model_len.unwrap_or(geometry.max_len).min(geometry.max_len);
+        let capacity =
+            Capacity { geometry, max_len, num_blocks: kv.num_blocks(), kv_tokens: kv.tokens(), kv_bytes: kv.bytes() };
         tracing::info!(
             blocks = capacity.num_blocks,
             tokens = capacity.kv_tokens,
@@ -91,9 +83,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             probes: Vec::new(),
             drain: None,
         };
-        engine
-            .probe_pass()
-            .map_err(|e| EngineError::Start(format!("the first forward pass: {e}")))?;
+        engine.probe_pass().map_err(|e| EngineError::Start(format!("the first forward pass: {e}")))?;
         engine.publish_stats();
         std::thread::Builder::new()
             .name("engine".into())
@@ -102,12 +92,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
                 engine.run();
             })
             .map_err(|e| EngineError::Start(format!("no thread: {e}")))?;
-        Ok(EngineHandle::new(
-            sender,
-            shared,
-            Arc::new(config),
-            capacity,
-        ))
+        Ok(EngineHandle::new(sender, shared, Arc::new(config), capacity))
     }
 
     fn run(&mut self) {
@@ -144,37 +129,21 @@ impl<M: ForwardPass + 'static> Engine<M> {
                 let _ = reply.send(dropped); // who asked may have left
             }
             Command::Drain { deadline, done } => {
-                let deadline = self
-                    .drain
-                    .take()
-                    .map_or(deadline, |(earlier, _)| earlier.min(deadline));
+                let deadline = self.drain.take().map_or(deadline, |(earlier, _)| earlier.min(deadline));
                 self.drain = Some((deadline, done));
             }
         }
     }
 
     fn accept(&mut self, submission: Submission) {
-        let Submission {
-            id,
-            request,
-            submitted,
-            events,
-            signal,
-            place,
-        } = submission;
+        let Submission { id, request, submitted, events, signal, place } = submission;
         if self.drain.is_some() {
             let _ = events.send(TokenEvent::Failed(EngineError::ShuttingDown)); // who asked may have left
             return;
         }
         self.stats.requests.accepted += 1;
-        self.scheduler.add(Sequence::new(
-            id,
-            &request,
-            self.scheduler.block_size(),
-            submitted,
-        ));
-        self.sessions
-            .insert(id, Session::new(&request, submitted, events, signal, place));
+        self.scheduler.add(Sequence::new(id, &request, self.scheduler.block_size(), submitted));
+        self.sessions.insert(id, Session::new(&request, submitted, events, signal, place));
     }
 
     fn end_if_left(&mut self, id: SeqId) {
@@ -185,25 +154,18 @@ impl<M: ForwardPass + 'static> Engine<M> {
 
     /// True once a drain is over: everything done, or cut off because its deadline passed.
     fn end_drain(&mut self) -> bool {
-        let is_over =
-            |(deadline, _): &(Instant, _)| self.scheduler.is_idle() || *deadline <= Instant::now();
+        let is_over = |(deadline, _): &(Instant, _)| self.scheduler.is_idle() || *deadline <= Instant::now();
         if !self.drain.as_ref().is_some_and(is_over) {
             return false;
         }
         let left: Vec<SeqId> = self.sessions.keys().copied().collect();
         for id in &left {
-            self.end(
-                *id,
-                Outcome::Failed,
-                Some(TokenEvent::Failed(EngineError::ShuttingDown)),
-            );
+            self.end(*id, Outcome::Failed, Some(TokenEvent::Failed(EngineError::ShuttingDown)));
         }
         self.publish_stats();
         self.shared.stopped.store(true, Ordering::Release);
         if let Some((_, done)) = self.drain.take() {
-            let _ = done.send(DrainReport {
-                cut_off: left.len(),
-            }); // who asked may have left
+            let _ = done.send(DrainReport { cut_off: left.len() }); // who asked may have left
         }
         true
     }
@@ -223,9 +185,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
         match logits {
             Ok(logits) => {
                 self.scheduler.advance(&plan);
-                let chosen = self
-                    .rows
-                    .choose(&logits, &uses, &self.scheduler, &self.sessions);
+                let chosen = self.rows.choose(&logits, &uses, &self.scheduler, &self.sessions);
                 let sampled = Instant::now();
                 match chosen {
                     Ok(chosen) => {
@@ -248,11 +208,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
     /// Counts the step that `plan` is about to be.
     fn report(&mut self, plan: &Plan) -> StepReport {
         self.stats.steps += 1;
-        let decode_tokens = plan
-            .entries
-            .iter()
-            .filter(|entry| entry.is_decode())
-            .count();
+        let decode_tokens = plan.entries.iter().filter(|entry| entry.is_decode()).count();
         let prefill_tokens = plan.num_tokens() - decode_tokens;
         self.stats.prefill_tokens += prefill_tokens as u64;
         StepReport {
@@ -296,15 +252,10 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let (model, kv) = (&mut self.model, &self.kv);
         match catch_unwind(AssertUnwindSafe(|| model.forward(batch, kv))) {
             Ok(Ok(logits)) => Ok(logits),
-            Ok(Err(source)) => Err(EngineError::Model {
-                step,
-                source: Arc::new(source),
-            }),
+            Ok(Err(source)) => Err(EngineError::Model { step, source: Arc::new(source) }),
             Err(panic) => {
                 let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-                let message = text
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
+                let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
                 Err(EngineError::Panicked { step, message })
             }
         }
@@ -316,46 +267,28 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let mut bad = 0;
         for chosen in chosen {
             match chosen {
-                Chosen::Token {
-                    id,
-                    token,
-                    logprobs,
-                } => self.deliver_token(id, token, logprobs, now),
+                Chosen::Token { id, token, logprobs } => self.deliver_token(id, token, logprobs, now),
                 Chosen::Score { id, logprobs } => {
-                    if let Some(scores) = self
-                        .sessions
-                        .get_mut(&id)
-                        .and_then(|session| session.scores.as_mut())
-                    {
+                    if let Some(scores) = self.sessions.get_mut(&id).and_then(|session| session.scores.as_mut()) {
                         scores.found.push(Some(logprobs));
                     }
                 }
                 Chosen::NotFinite { id } => {
                     bad += 1;
-                    let error = EngineError::NotFinite {
-                        step: self.stats.steps,
-                    };
+                    let error = EngineError::NotFinite { step: self.stats.steps };
                     tracing::error!(seq = id.0, "{error}");
                     self.end(id, Outcome::Failed, Some(TokenEvent::Failed(error)));
                 }
             }
         }
         if bad > 0 {
-            self.note_health(Err(EngineError::NotFinite {
-                step: self.stats.steps,
-            }));
+            self.note_health(Err(EngineError::NotFinite { step: self.stats.steps }));
         } else if rows > 0 {
             self.note_health(Ok(()));
         }
     }
 
-    fn deliver_token(
-        &mut self,
-        id: SeqId,
-        token: u32,
-        logprobs: Option<crate::request::Logprobs>,
-        now: Instant,
-    ) {
+    fn deliver_token(&mut self, id: SeqId, token: u32, logprobs: Option<crate::request::Logprobs>, now: Instant) {
         self.deliver_scores(id);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -370,10 +303,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             Some(gap) => self.observer.on_token(gap),
         }
         self.stats.generated_tokens += 1;
-        let is_read = session.send(TokenEvent::Token {
-            id: token,
-            logprobs,
-        });
+        let is_read = session.send(TokenEvent::Token { id: token, logprobs });
         self.scheduler.append(id, token);
         let is_full = |sequence: &Sequence| sequence.output_len() >= sequence.max_tokens();
         if !is_read {
@@ -395,8 +325,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
     /// Ends the sequences that asked for nothing but their prompt's log-probabilities.
     fn finish_unsampled(&mut self, plan: &Plan) {
         for entry in &plan.entries {
-            let is_done =
-                |sequence: &Sequence| sequence.max_tokens() == 0 && sequence.remaining() == 0;
+            let is_done = |sequence: &Sequence| sequence.max_tokens() == 0 && sequence.remaining() == 0;
             if self.scheduler.sequence(entry.id).is_some_and(is_done) {
                 self.deliver_scores(entry.id);
                 self.finish(entry.id, FinishReason::Length);
@@ -408,11 +337,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let event = TokenEvent::Finished {
-            reason,
-            usage: session.usage(),
-            timing: session.timing(Instant::now()),
-        };
+        let event = TokenEvent::Finished { reason, usage: session.usage(), timing: session.timing(Instant::now()) };
         self.end(id, Outcome::Finished(reason), Some(event));
     }
 
@@ -424,14 +349,10 @@ impl<M: ForwardPass + 'static> Engine<M> {
         };
         let now = Instant::now();
         if let (Outcome::Finished(_), Some(ran)) = (outcome, session.ran(now)) {
-            self.mean_run = Some(
-                self.mean_run
-                    .map_or(ran, |mean| mean.mul_f64(0.9) + ran.mul_f64(0.1)),
-            );
+            self.mean_run = Some(self.mean_run.map_or(ran, |mean| mean.mul_f64(0.9) + ran.mul_f64(0.1)));
         }
         self.stats.requests.count(outcome);
-        self.observer
-            .on_finish(outcome, &session.usage(), &session.timing(now));
+        self.observer.on_finish(outcome, &session.usage(), &session.timing(now));
         self.publish_stats(); // so that who reads the end finds it counted
         if let Some(event) = event {
             session.send(event);
@@ -442,20 +363,13 @@ impl<M: ForwardPass + 'static> Engine<M> {
     fn fail(&mut self, plan: &Plan, error: EngineError) {
         tracing::error!(sequences = plan.entries.len(), "{error}");
         for entry in &plan.entries {
-            self.end(
-                entry.id,
-                Outcome::Failed,
-                Some(TokenEvent::Failed(error.clone())),
-            );
+            self.end(entry.id, Outcome::Failed, Some(TokenEvent::Failed(error.clone())));
         }
         self.note_health(Err(error));
     }
 
     fn model_error(&self, source: ModelError) -> EngineError {
-        EngineError::Model {
-            step: self.stats.steps,
-            source: Arc::new(source),
-        }
+        EngineError::Model { step: self.stats.steps, source: Arc::new(source) }
     }
 
     fn note_health(&mut self, outcome: Result<(), EngineError>) {
@@ -484,15 +398,11 @@ impl<M: ForwardPass + 'static> Engine<M> {
         // Idle, every block is free or cached, so one can be had.
         blocks.grow(&mut table, 1);
         let batch = batch::probe(&table, blocks.block_size());
-        let outcome = self
-            .forward(&batch)
-            .and_then(|logits| match self.rows.are_finite(&logits) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(EngineError::NotFinite {
-                    step: self.stats.steps,
-                }),
-                Err(source) => Err(self.model_error(source)),
-            });
+        let outcome = self.forward(&batch).and_then(|logits| match self.rows.are_finite(&logits) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::NotFinite { step: self.stats.steps }),
+            Err(source) => Err(self.model_error(source)),
+        });
         self.scheduler.blocks_mut().release(&mut table);
         if let Err(error) = &outcome {
             tracing::error!("health: {error}");

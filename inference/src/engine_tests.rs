@@ -20,9 +20,7 @@ fn start(config: EngineConfig) -> (EngineHandle, Arc<Knobs>) {
 }
 
 fn prompt(family: u32, len: usize) -> Vec<u32> {
-    (0..len as u32)
-        .map(|i| (family * 31 + i * i * 7 + i) % VOCAB as u32)
-        .collect()
+    (0..len as u32).map(|i| (family * 31 + i * i * 7 + i) % VOCAB as u32).collect()
 }
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
@@ -58,9 +56,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Idle, every block is free once the cache is dropped.
 fn assert_nothing_leaks(handle: &EngineHandle) {
-    wait_until("idle", || {
-        handle.stats().running + handle.stats().waiting == 0
-    });
+    wait_until("idle", || handle.stats().running + handle.stats().waiting == 0);
     handle.drop_cache().unwrap();
     let stats = handle.stats();
     assert_eq!((stats.blocks.free, stats.queued), (stats.blocks.total, 0));
@@ -80,30 +76,16 @@ fn batched_chunked_cached_and_preempted_equal_alone() {
             })
             .collect();
         for round in 0..2 {
-            let streams: Vec<_> = requests
-                .iter()
-                .map(|(p, n)| handle.submit(request(p.clone(), *n)).unwrap())
-                .collect();
+            let streams: Vec<_> =
+                requests.iter().map(|(p, n)| handle.submit(request(p.clone(), *n)).unwrap()).collect();
             for (stream, (prompt, len)) in streams.into_iter().zip(&requests) {
                 let (tokens, reason, usage) = read(stream).unwrap();
-                assert_eq!(
-                    tokens,
-                    greedy(prompt, *len),
-                    "{blocks} blocks, round {round}"
-                );
-                assert_eq!(
-                    (reason, usage.completion_tokens),
-                    (FinishReason::Length, *len)
-                );
+                assert_eq!(tokens, greedy(prompt, *len), "{blocks} blocks, round {round}");
+                assert_eq!((reason, usage.completion_tokens), (FinishReason::Length, *len));
             }
         }
         let stats = handle.stats();
-        assert_eq!(
-            stats.preemptions > 0,
-            preempts,
-            "{} preemptions in {blocks} blocks",
-            stats.preemptions
-        );
+        assert_eq!(stats.preemptions > 0, preempts, "{} preemptions in {blocks} blocks", stats.preemptions);
         assert!(stats.cached_tokens > 0);
         assert_nothing_leaks(&handle);
     }
@@ -112,34 +94,15 @@ fn batched_chunked_cached_and_preempted_equal_alone() {
 #[test]
 fn sampling_with_a_seed_is_the_same_alone_and_in_a_crowd() {
     let (handle, _) = start(config(64));
-    let sampling = SamplingParams {
-        temperature: 1.5,
-        seed: Some(11),
-        ..SamplingParams::default()
-    };
-    let submit = || {
-        handle
-            .submit(GenerateRequest::new(prompt(5, 9), sampling.clone(), 30))
-            .unwrap()
-    };
+    let sampling = SamplingParams { temperature: 1.5, seed: Some(11), ..SamplingParams::default() };
+    let submit = || handle.submit(GenerateRequest::new(prompt(5, 9), sampling.clone(), 30)).unwrap();
     let alone = read(submit()).unwrap().0;
-    let others: Vec<_> = (0..6)
-        .map(|i| handle.submit(request(prompt(i, 20), 40)).unwrap())
-        .collect();
+    let others: Vec<_> = (0..6).map(|i| handle.submit(request(prompt(i, 20), 40)).unwrap()).collect();
     assert_eq!(read(submit()).unwrap().0, alone);
     drop(others);
     let unseeded = || {
-        let sampling = SamplingParams {
-            seed: None,
-            ..sampling.clone()
-        };
-        read(
-            handle
-                .submit(GenerateRequest::new(prompt(5, 9), sampling, 30))
-                .unwrap(),
-        )
-        .unwrap()
-        .0
+        let sampling = SamplingParams { seed: None, ..sampling.clone() };
+        read(handle.submit(GenerateRequest::new(prompt(5, 9), sampling, 30)).unwrap()).unwrap().0
     };
     assert_ne!(unseeded(), unseeded());
     assert_nothing_leaks(&handle);
@@ -159,13 +122,7 @@ fn a_second_turn_finds_prompt_and_answer_in_the_cache() {
     assert_eq!(knobs.tokens.load(Ordering::SeqCst) - before, 4);
     assert_eq!(tokens, greedy(&second, 1));
     handle.drop_cache().unwrap();
-    assert_eq!(
-        read(handle.submit(request(second.clone(), 1)).unwrap())
-            .unwrap()
-            .2
-            .cached_tokens,
-        0
-    );
+    assert_eq!(read(handle.submit(request(second.clone(), 1)).unwrap()).unwrap().2.cached_tokens, 0);
 }
 
 #[test]
@@ -173,13 +130,8 @@ fn eight_clients_with_one_cold_prefix_compute_it_once() {
     let (handle, knobs) = start(config(200));
     let shared = prompt(3, 60);
     let before = knobs.tokens.load(Ordering::SeqCst);
-    let prompts: Vec<Vec<u32>> = (0..8)
-        .map(|i| [shared.clone(), prompt(40 + i, 5)].concat())
-        .collect();
-    let streams: Vec<_> = prompts
-        .iter()
-        .map(|p| handle.submit(request(p.clone(), 1)).unwrap())
-        .collect();
+    let prompts: Vec<Vec<u32>> = (0..8).map(|i| [shared.clone(), prompt(40 + i, 5)].concat()).collect();
+    let streams: Vec<_> = prompts.iter().map(|p| handle.submit(request(p.clone(), 1)).unwrap()).collect();
     for (stream, prompt) in streams.into_iter().zip(&prompts) {
         assert_eq!(read(stream).unwrap().0, greedy(prompt, 1));
     }
@@ -188,44 +140,23 @@ fn eight_clients_with_one_cold_prefix_compute_it_once() {
 
 #[test]
 fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
-    let (handle, knobs) = start(EngineConfig {
-        max_num_seqs: 2,
-        queue_limit: 3,
-        ..config(64)
-    });
+    let (handle, knobs) = start(EngineConfig { max_num_seqs: 2, queue_limit: 3, ..config(64) });
     knobs.delay_micros.store(3000, Ordering::SeqCst);
-    let running: Vec<_> = (0..2)
-        .map(|i| handle.submit(request(prompt(i, 4), 40)).unwrap())
-        .collect();
+    let running: Vec<_> = (0..2).map(|i| handle.submit(request(prompt(i, 4), 40)).unwrap()).collect();
     wait_until("two run", || handle.stats().running == 2);
-    let waiting: Vec<_> = (0..3)
-        .map(|i| handle.submit(request(prompt(10 + i, 4), 2)).unwrap())
-        .collect();
+    let waiting: Vec<_> = (0..3).map(|i| handle.submit(request(prompt(10 + i, 4), 2)).unwrap()).collect();
     let begun = Instant::now();
     for _ in 0..100 {
         match handle.submit(request(prompt(20, 4), 2)).err() {
-            Some(EngineError::Overloaded {
-                waiting: 3,
-                limit: 3,
-                retry_after,
-            }) => {
+            Some(EngineError::Overloaded { waiting: 3, limit: 3, retry_after }) => {
                 assert!((Duration::from_secs(1)..=Duration::from_secs(60)).contains(&retry_after));
             }
             other => panic!("{other:?}"),
         }
     }
-    assert!(
-        begun.elapsed() < Duration::from_millis(100),
-        "a refusal waits for nobody"
-    );
-    assert_eq!(
-        (handle.stats().requests.refused, handle.stats().queued),
-        (100, 3)
-    );
-    running
-        .into_iter()
-        .chain(waiting)
-        .for_each(|stream| assert!(read(stream).is_ok()));
+    assert!(begun.elapsed() < Duration::from_millis(100), "a refusal waits for nobody");
+    assert_eq!((handle.stats().requests.refused, handle.stats().queued), (100, 3));
+    running.into_iter().chain(waiting).for_each(|stream| assert!(read(stream).is_ok()));
     assert_nothing_leaks(&handle);
 }
 
@@ -233,32 +164,22 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
 fn dropped_streams_free_their_blocks_within_a_step() {
     let (handle, knobs) = start(config(200));
     knobs.delay_micros.store(2000, Ordering::SeqCst);
-    let mut streams: Vec<_> = (0..8)
-        .map(|i| handle.submit(request(prompt(i, 30), 500)).unwrap())
-        .collect();
+    let mut streams: Vec<_> = (0..8).map(|i| handle.submit(request(prompt(i, 30), 500)).unwrap()).collect();
     for stream in &mut streams {
         assert!(matches!(stream.recv(), Some(TokenEvent::Token { .. })));
     }
     assert!(handle.stats().blocks.used > 0);
     drop(streams);
     let passes = knobs.passes.load(Ordering::SeqCst);
-    wait_until("all blocks back", || {
-        handle.stats().blocks.used == 0 && handle.stats().running == 0
-    });
-    assert!(
-        knobs.passes.load(Ordering::SeqCst) - passes <= 2,
-        "the one under way and at most one more"
-    );
+    wait_until("all blocks back", || handle.stats().blocks.used == 0 && handle.stats().running == 0);
+    assert!(knobs.passes.load(Ordering::SeqCst) - passes <= 2, "the one under way and at most one more");
     assert_eq!(handle.stats().requests.aborted, 8);
     assert_nothing_leaks(&handle);
 }
 
 #[test]
 fn two_hundred_clients_leave_at_random_moments() {
-    let (handle, knobs) = start(EngineConfig {
-        queue_limit: 256,
-        ..config(60)
-    });
+    let (handle, knobs) = start(EngineConfig { queue_limit: 256, ..config(60) });
     knobs.delay_micros.store(100, Ordering::SeqCst);
     std::thread::scope(|scope| {
         for client in 0..200u32 {
@@ -285,22 +206,13 @@ fn two_hundred_clients_leave_at_random_moments() {
 
 #[test]
 fn deadlines_in_the_queue_and_while_running() {
-    let (handle, knobs) = start(EngineConfig {
-        max_num_seqs: 1,
-        ..config(200)
-    });
+    let (handle, knobs) = start(EngineConfig { max_num_seqs: 1, ..config(200) });
     knobs.delay_micros.store(2000, Ordering::SeqCst);
     let mut request = request(prompt(1, 4), 500);
     request.deadline = Some(Instant::now() + Duration::from_millis(60));
-    let (runs, waits) = (
-        handle.submit(request.clone()).unwrap(),
-        handle.submit(request).unwrap(),
-    );
+    let (runs, waits) = (handle.submit(request.clone()).unwrap(), handle.submit(request).unwrap());
     let (tokens, reason, usage) = read(runs).unwrap();
-    assert_eq!(
-        (reason, usage.completion_tokens),
-        (FinishReason::Deadline, tokens.len())
-    );
+    assert_eq!((reason, usage.completion_tokens), (FinishReason::Deadline, tokens.len()));
     assert!(!tokens.is_empty() && tokens.len() < 60);
     match read(waits) {
         Err(EngineError::DeadlineInQueue { waited }) => {
@@ -320,10 +232,7 @@ fn stop_ids_end_and_are_not_delivered() {
     let mut request = request(prompt(1, 10), 12);
     request.stop_ids = vec![stop];
     let (tokens, reason, usage) = read(handle.submit(request).unwrap()).unwrap();
-    assert_eq!(
-        (&tokens[..], reason, usage.completion_tokens),
-        (&expected[..first], FinishReason::Stop, first)
-    );
+    assert_eq!((&tokens[..], reason, usage.completion_tokens), (&expected[..first], FinishReason::Stop, first));
 }
 
 #[test]
@@ -334,45 +243,30 @@ fn prompts_are_scored_token_by_token() {
         let mut request = request(tokens.clone(), max_tokens);
         request.prompt_logprobs = Some(2);
         let mut stream = handle.submit(request).unwrap();
-        let Some(TokenEvent::Prompt(scores)) = stream.recv() else {
-            panic!("scores come first")
-        };
+        let Some(TokenEvent::Prompt(scores)) = stream.recv() else { panic!("scores come first") };
         (scores, read(stream).unwrap())
     };
     let (scores, (generated, reason, _)) = score(0);
-    assert_eq!(
-        (generated.len(), reason, scores.len()),
-        (0, FinishReason::Length, 37)
-    );
+    assert_eq!((generated.len(), reason, scores.len()), (0, FinishReason::Length, 37));
     assert!(scores[0].is_none());
     for position in 1..37 {
         let row = logits_after(&tokens[..position]);
         let total: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
         let expected = f64::from(row[tokens[position] as usize]) - total.ln();
         let found = scores[position].as_ref().unwrap();
-        assert!(
-            (f64::from(found.logprob) - expected).abs() < 1e-4,
-            "position {position}"
-        );
+        assert!((f64::from(found.logprob) - expected).abs() < 1e-4, "position {position}");
         assert_eq!(found.top.len(), 2);
     }
     let before = knobs.tokens.load(Ordering::SeqCst);
     let (again, (generated, ..)) = score(3);
     assert_eq!((again, generated), (scores, greedy(&tokens, 3)));
-    assert_eq!(
-        knobs.tokens.load(Ordering::SeqCst) - before,
-        37 + 2,
-        "scores do not come from the cache"
-    );
+    assert_eq!(knobs.tokens.load(Ordering::SeqCst) - before, 37 + 2, "scores do not come from the cache");
 }
 
 #[test]
 fn a_panic_a_failure_and_a_nan_end_their_requests_and_health() {
     let (handle, knobs) = start(config(64));
-    assert!(
-        handle.health().is_good(SECONDS),
-        "proven before the first request"
-    );
+    assert!(handle.health().is_good(SECONDS), "proven before the first request");
     let submit = || handle.submit(request(prompt(1, 5), 6)).unwrap();
     type Check = fn(&EngineError) -> bool;
     let cases: [(&dyn Fn(), Check); 3] = [
@@ -380,12 +274,8 @@ fn a_panic_a_failure_and_a_nan_end_their_requests_and_health() {
             &|| knobs.panic_next.store(true, Ordering::SeqCst),
             |e| matches!(e, EngineError::Panicked { message, .. } if message.contains("told to panic")),
         ),
-        (&|| knobs.fail_next.store(true, Ordering::SeqCst), |e| {
-            matches!(e, EngineError::Model { .. })
-        }),
-        (&|| knobs.nan_next.store(true, Ordering::SeqCst), |e| {
-            matches!(e, EngineError::NotFinite { .. })
-        }),
+        (&|| knobs.fail_next.store(true, Ordering::SeqCst), |e| matches!(e, EngineError::Model { .. })),
+        (&|| knobs.nan_next.store(true, Ordering::SeqCst), |e| matches!(e, EngineError::NotFinite { .. })),
     ];
     for (break_it, expected) in cases {
         break_it();
@@ -396,10 +286,7 @@ fn a_panic_a_failure_and_a_nan_end_their_requests_and_health() {
         assert!(handle.health().is_good(SECONDS));
         break_it();
         assert!(handle.probe(SECONDS).is_err());
-        assert!(
-            handle.check_health(SECONDS).is_ok(),
-            "bad health asks for a new pass"
-        );
+        assert!(handle.check_health(SECONDS).is_ok(), "bad health asks for a new pass");
         assert_eq!(read(submit()).unwrap().0, greedy(&prompt(1, 5), 6));
     }
     assert_nothing_leaks(&handle);
@@ -413,31 +300,17 @@ fn a_drain_finishes_what_runs_and_cuts_off_at_the_deadline() {
     let report = handle.drain(Instant::now() + SECONDS).unwrap();
     assert_eq!(report.cut_off, 0);
     assert_eq!(read(stream).unwrap().0.len(), 20);
-    assert!(matches!(
-        handle.submit(request(prompt(1, 5), 1)).err(),
-        Some(EngineError::ShuttingDown)
-    ));
+    assert!(matches!(handle.submit(request(prompt(1, 5), 1)).err(), Some(EngineError::ShuttingDown)));
     assert!(handle.health().stopped);
     assert!(matches!(handle.drop_cache(), Err(EngineError::Stopped)));
 
-    let (handle, knobs) = start(EngineConfig {
-        max_num_seqs: 1,
-        ..config(400)
-    });
+    let (handle, knobs) = start(EngineConfig { max_num_seqs: 1, ..config(400) });
     knobs.delay_micros.store(1000, Ordering::SeqCst);
     let streams = [0, 1].map(|i| handle.submit(request(prompt(i, 5), 900)).unwrap());
     let begun = Instant::now();
-    assert_eq!(
-        handle
-            .drain(begun + Duration::from_millis(50))
-            .unwrap()
-            .cut_off,
-        2
-    );
+    assert_eq!(handle.drain(begun + Duration::from_millis(50)).unwrap().cut_off, 2);
     assert!(begun.elapsed() < Duration::from_secs(5));
-    streams
-        .into_iter()
-        .for_each(|stream| assert!(matches!(read(stream), Err(EngineError::ShuttingDown))));
+    streams.into_iter().for_each(|stream| assert!(matches!(read(stream), Err(EngineError::ShuttingDown))));
 }
 
 #[test]
@@ -455,79 +328,32 @@ fn what_cannot_run_is_refused_with_its_numbers() {
         assert!(message.contains(expected), "{message}");
     };
     check(request(vec![], 1), "the prompt is empty");
-    check(
-        request(vec![64], 1),
-        "token 64 is not in the vocabulary of 64",
-    );
-    check(
-        request(vec![1; 1000], 25),
-        "1000 tokens and max_tokens is 25, the model holds 1024",
-    );
-    check(
-        request(vec![1; 30], 12),
-        "needs 11 KV blocks, the cache has 10",
-    );
+    check(request(vec![64], 1), "token 64 is not in the vocabulary of 64");
+    check(request(vec![1; 1000], 25), "1000 tokens and max_tokens is 25, the model holds 1024");
+    check(request(vec![1; 30], 12), "needs 11 KV blocks, the cache has 10");
     check(request(vec![1], 0), "`max_tokens` is 0");
     check(request(vec![1], usize::MAX), "the model holds 1024");
     let with = |sampling| GenerateRequest::new(vec![1], sampling, 4);
-    check(
-        with(SamplingParams {
-            min_tokens: 5,
-            ..SamplingParams::greedy()
-        }),
-        "`min_tokens` is 5",
-    );
-    check(
-        with(SamplingParams {
-            temperature: f32::NAN,
-            ..SamplingParams::greedy()
-        }),
-        "`temperature`",
-    );
+    check(with(SamplingParams { min_tokens: 5, ..SamplingParams::greedy() }), "`min_tokens` is 5");
+    check(with(SamplingParams { temperature: f32::NAN, ..SamplingParams::greedy() }), "`temperature`");
     let mut scored = request(vec![1], 1);
     scored.prompt_logprobs = Some(21);
     check(scored, "`prompt_logprobs` is 21");
-    assert_eq!(
-        read(handle.submit(request(prompt(1, 30), 11)).unwrap())
-            .unwrap()
-            .0,
-        greedy(&prompt(1, 30), 11)
-    );
-    assert_eq!(
-        handle.stats().requests,
-        RequestCounts {
-            accepted: 1,
-            length: 1,
-            ..RequestCounts::default()
-        }
-    );
+    assert_eq!(read(handle.submit(request(prompt(1, 30), 11)).unwrap()).unwrap().0, greedy(&prompt(1, 30), 11));
+    assert_eq!(handle.stats().requests, RequestCounts { accepted: 1, length: 1, ..RequestCounts::default() });
 }
 
 #[test]
 fn the_highest_priority_gets_its_tokens_first() {
-    let (handle, knobs) = start(EngineConfig {
-        max_num_seqs: 1,
-        ..config(64)
-    });
+    let (handle, knobs) = start(EngineConfig { max_num_seqs: 1, ..config(64) });
     knobs.delay_micros.store(1000, Ordering::SeqCst);
     let low = handle.submit(request(prompt(1, 5), 30)).unwrap();
     wait_until("it runs", || handle.stats().running == 1);
     let mut high = request(prompt(2, 5), 5);
     high.priority = 5;
-    assert_eq!(
-        read(handle.submit(high).unwrap()).unwrap().0,
-        greedy(&prompt(2, 5), 5)
-    );
-    assert_eq!(
-        handle.stats().running + handle.stats().waiting,
-        1,
-        "the low one is not done yet"
-    );
-    assert_eq!(
-        read(low).unwrap().0,
-        greedy(&prompt(1, 5), 30),
-        "and comes out undisturbed"
-    );
+    assert_eq!(read(handle.submit(high).unwrap()).unwrap().0, greedy(&prompt(2, 5), 5));
+    assert_eq!(handle.stats().running + handle.stats().waiting, 1, "the low one is not done yet");
+    assert_eq!(read(low).unwrap().0, greedy(&prompt(1, 5), 30), "and comes out undisturbed");
     assert_eq!(handle.stats().preemptions, 1);
 }
 
@@ -546,32 +372,17 @@ fn text_stops_at_a_stop_string_and_the_engine_with_it() {
     }
     let (handle, knobs) = start(config(400));
     knobs.delay_micros.store(500, Ordering::SeqCst);
-    let letters: String = greedy(&prompt(1, 8), 30)
-        .iter()
-        .map(|id| char::from(b'@' + *id as u8))
-        .collect();
+    let letters: String = greedy(&prompt(1, 8), 30).iter().map(|id| char::from(b'@' + *id as u8)).collect();
     let stop = letters[10..13].to_string();
     let end = letters.find(&stop).unwrap();
     let tokens = handle.submit(request(prompt(1, 8), 800)).unwrap();
-    let mut stream = TextStream::new(
-        tokens,
-        TextAssembler::new(Letters, vec![stop.clone()], false),
-    );
+    let mut stream = TextStream::new(tokens, TextAssembler::new(Letters, vec![stop.clone()], false));
     let mut text = String::new();
     loop {
         match stream.recv().unwrap() {
             TextEvent::Delta(piece) => text.push_str(&piece.text),
-            TextEvent::Finished {
-                reason,
-                stop: found,
-                text_tokens,
-                usage,
-                timing,
-            } => {
-                assert_eq!(
-                    (reason, found, text_tokens),
-                    (FinishReason::Stop, Some(stop), end)
-                );
+            TextEvent::Finished { reason, stop: found, text_tokens, usage, timing } => {
+                assert_eq!((reason, found, text_tokens), (FinishReason::Stop, Some(stop), end));
                 assert_eq!((usage.prompt_tokens, usage.completion_tokens), (8, end + 3));
                 assert!(timing.first_token.is_some());
                 break;
@@ -581,8 +392,6 @@ fn text_stops_at_a_stop_string_and_the_engine_with_it() {
     }
     assert!(stream.recv().is_none());
     assert_eq!(text, letters[..end]);
-    wait_until("the engine stops too", || {
-        handle.stats().requests.stopped == 1
-    });
+    wait_until("the engine stops too", || handle.stats().requests.stopped == 1);
     assert_nothing_leaks(&handle);
 }

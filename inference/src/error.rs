@@ -28,9 +28,7 @@ pub enum EngineError {
         vocab_size: usize,
     },
     /// Prompt and output do not fit the model's context.
-    #[error(
-        "prompt has {prompt_len} tokens and max_tokens is {max_tokens}, the model holds {max_len}"
-    )]
+    #[error("prompt has {prompt_len} tokens and max_tokens is {max_tokens}, the model holds {max_len}")]
     ContextExceeded {
         /// Tokens in the prompt.
         prompt_len: usize,
@@ -40,9 +38,7 @@ pub enum EngineError {
         max_len: usize,
     },
     /// The request alone needs more KV blocks than there are.
-    #[error(
-        "the request needs {needed} KV blocks, the cache has {total}: raise the KV budget or shorten it"
-    )]
+    #[error("the request needs {needed} KV blocks, the cache has {total}: raise the KV budget or shorten it")]
     KvExhausted {
         /// Blocks needed.
         needed: usize,

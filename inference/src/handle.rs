@@ -121,12 +121,7 @@ impl EngineHandle {
         config: Arc<EngineConfig>,
         capacity: Capacity,
     ) -> Self {
-        Self {
-            commands,
-            shared,
-            config,
-            capacity,
-        }
+        Self { commands, shared, config, capacity }
     }
 
     /// Hands a request in. Refused at once, on the caller's thread, if it is not valid for this model
@@ -139,15 +134,10 @@ impl EngineHandle {
         if self.shared.stopped.load(Ordering::Acquire) {
             return Err(EngineError::Stopped);
         }
-        let place =
-            QueuePlace::take(&self.shared.queued, self.config.queue_limit).map_err(|waiting| {
-                self.shared.refused.fetch_add(1, Ordering::Relaxed);
-                EngineError::Overloaded {
-                    waiting,
-                    limit: self.config.queue_limit,
-                    retry_after: self.retry_after(waiting),
-                }
-            })?;
+        let place = QueuePlace::take(&self.shared.queued, self.config.queue_limit).map_err(|waiting| {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            EngineError::Overloaded { waiting, limit: self.config.queue_limit, retry_after: self.retry_after(waiting) }
+        })?;
         let id = SeqId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         // Unbounded, but a request never has more events than max_tokens and three.
         let (events, receiver) = flume::unbounded();
@@ -163,21 +153,10 @@ impl EngineHandle {
             tokens: 0,
             ended: false,
         };
-        let submission = Submission {
-            id,
-            request,
-            submitted,
-            events,
-            signal,
-            place,
-        };
+        let submission = Submission { id, request, submitted, events, signal, place };
         let sent = self.commands.send(Command::Submit(Box::new(submission)));
         sent.map_err(|_| EngineError::Stopped)?;
-        Ok(TokenStream {
-            events: receiver,
-            reader,
-            prompt_tokens,
-        })
+        Ok(TokenStream { events: receiver, reader, prompt_tokens })
     }
 
     /// Checks a request against the model, as [`Self::submit`] does, without handing it in.
@@ -193,19 +172,12 @@ impl EngineHandle {
         let total = prompt_len.saturating_add(request.max_tokens);
         if total > self.capacity.max_len {
             let max_len = self.capacity.max_len;
-            return Err(EngineError::ContextExceeded {
-                prompt_len,
-                max_tokens: request.max_tokens,
-                max_len,
-            });
+            return Err(EngineError::ContextExceeded { prompt_len, max_tokens: request.max_tokens, max_len });
         }
         // The last token is sampled but never read, so it needs no slot.
         let needed = (total - 1).max(prompt_len).div_ceil(self.config.block_size);
         if needed > self.capacity.num_blocks {
-            return Err(EngineError::KvExhausted {
-                needed,
-                total: self.capacity.num_blocks,
-            });
+            return Err(EngineError::KvExhausted { needed, total: self.capacity.num_blocks });
         }
         check_lengths(request)?;
         request.sampling.validate(vocab_size)
@@ -228,11 +200,7 @@ impl EngineHandle {
     pub fn health(&self) -> Health {
         let stopped = self.shared.stopped.load(Ordering::Acquire);
         let snapshot = self.shared.snapshot();
-        Health {
-            last_healthy: snapshot.last_healthy,
-            failing: snapshot.failing,
-            stopped,
-        }
+        Health { last_healthy: snapshot.last_healthy, failing: snapshot.failing, stopped }
     }
 
     /// Good if a pass within `health_interval` was, else whatever a new pass says; waits for that pass
@@ -263,33 +231,23 @@ impl EngineHandle {
 
     /// [`Self::probe`] for async callers, who bring their own timeout.
     pub async fn probe_async(&self) -> Result<(), EngineError> {
-        self.ask(Command::Probe)?
-            .recv_async()
-            .await
-            .map_err(|_| EngineError::Stopped)?
+        self.ask(Command::Probe)?.recv_async().await.map_err(|_| EngineError::Stopped)?
     }
 
     /// Forgets all cached prefixes; returns how many blocks that frees.
     pub fn drop_cache(&self) -> Result<usize, EngineError> {
-        self.ask(Command::DropCache)?
-            .recv()
-            .map_err(|_| EngineError::Stopped)
+        self.ask(Command::DropCache)?.recv().map_err(|_| EngineError::Stopped)
     }
 
     /// Takes no more requests, lets the accepted ones finish until `deadline`, cuts off the rest, and
     /// ends the engine. Returns when that is done.
     pub fn drain(&self, deadline: Instant) -> Result<DrainReport, EngineError> {
-        self.start_drain(deadline)?
-            .recv()
-            .map_err(|_| EngineError::Stopped)
+        self.start_drain(deadline)?.recv().map_err(|_| EngineError::Stopped)
     }
 
     /// [`Self::drain`] for async callers.
     pub async fn drain_async(&self, deadline: Instant) -> Result<DrainReport, EngineError> {
-        self.start_drain(deadline)?
-            .recv_async()
-            .await
-            .map_err(|_| EngineError::Stopped)
+        self.start_drain(deadline)?.recv_async().await.map_err(|_| EngineError::Stopped)
     }
 
     /// How it was configured.
@@ -307,24 +265,16 @@ impl EngineHandle {
         self.ask(|done| Command::Drain { deadline, done })
     }
 
-    fn ask<T>(
-        &self,
-        command: impl FnOnce(Sender<T>) -> Command,
-    ) -> Result<Receiver<T>, EngineError> {
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<Receiver<T>, EngineError> {
         let (sender, receiver) = flume::bounded(1);
-        self.commands
-            .send(command(sender))
-            .map_err(|_| EngineError::Stopped)?;
+        self.commands.send(command(sender)).map_err(|_| EngineError::Stopped)?;
         Ok(receiver)
     }
 
     /// When a quarter of the queue will have moved, by how long requests ran lately.
     fn retry_after(&self, waiting: usize) -> Duration {
         let snapshot = self.shared.snapshot();
-        let run = snapshot
-            .mean_run
-            .unwrap_or(Duration::from_secs(1))
-            .as_secs_f64();
+        let run = snapshot.mean_run.unwrap_or(Duration::from_secs(1)).as_secs_f64();
         let seconds = run / snapshot.stats.running.max(1) as f64 * waiting.div_ceil(4) as f64;
         Duration::from_secs_f64(seconds.clamp(1.0, 60.0))
     }
@@ -337,16 +287,10 @@ fn check_lengths(request: &GenerateRequest) -> Result<(), EngineError> {
     }
     if request.sampling.min_tokens > request.max_tokens {
         let (min, max) = (request.sampling.min_tokens, request.max_tokens);
-        return invalid(
-            "min_tokens",
-            format!("is {min}, must be at most `max_tokens`, which is {max}"),
-        );
+        return invalid("min_tokens", format!("is {min}, must be at most `max_tokens`, which is {max}"));
     }
     match request.prompt_logprobs {
-        Some(n) if n > MAX_LOGPROBS => invalid(
-            "prompt_logprobs",
-            format!("is {n}, must be at most {MAX_LOGPROBS}"),
-        ),
+        Some(n) if n > MAX_LOGPROBS => invalid("prompt_logprobs", format!("is {n}, must be at most {MAX_LOGPROBS}")),
         _ => Ok(()),
     }
 }
@@ -372,8 +316,7 @@ impl Reader {
         match event {
             TokenEvent::Token { .. } => {
                 self.tokens += 1;
-                self.first_token
-                    .get_or_insert_with(|| self.submitted.elapsed());
+                self.first_token.get_or_insert_with(|| self.submitted.elapsed());
             }
             TokenEvent::Finished { .. } | TokenEvent::Failed(_) => self.ended = true,
             TokenEvent::Prompt(_) => {}
@@ -428,10 +371,7 @@ impl TokenStream {
 
     /// As a [`Stream`] of the same events, with the same meaning of a drop.
     pub fn into_stream(self) -> TokenEvents {
-        TokenEvents {
-            events: self.events.into_stream(),
-            reader: self.reader,
-        }
+        TokenEvents { events: self.events.into_stream(), reader: self.reader }
     }
 
     /// Tokens so far, for callers that end before the engine does (a stop string was found).

@@ -21,24 +21,12 @@ pub struct KvCache {
 
 impl KvCache {
     /// As many blocks as `config.kv_bytes` holds.
-    pub fn new(
-        geometry: &Geometry,
-        config: &EngineConfig,
-        device: &Device,
-    ) -> Result<Self, EngineError> {
+    pub fn new(geometry: &Geometry, config: &EngineConfig, device: &Device) -> Result<Self, EngineError> {
         let bytes_per_block = bytes_per_block(geometry, config)?;
         // More blocks than a full house of longest sequences could ever hold would only lie about.
-        let longest = config
-            .max_model_len
-            .unwrap_or(geometry.max_len)
-            .min(geometry.max_len);
-        let useful = longest
-            .div_ceil(config.block_size)
-            .saturating_mul(config.max_num_seqs)
-            .saturating_mul(2);
-        let num_blocks = (config.kv_bytes / bytes_per_block)
-            .min(useful)
-            .min(u32::MAX as usize / config.block_size / 2);
+        let longest = config.max_model_len.unwrap_or(geometry.max_len).min(geometry.max_len);
+        let useful = longest.div_ceil(config.block_size).saturating_mul(config.max_num_seqs).saturating_mul(2);
+        let num_blocks = (config.kv_bytes / bytes_per_block).min(useful).min(u32::MAX as usize / config.block_size / 2);
         if num_blocks < 2 {
             return Err(EngineError::Start(format!(
                 "`kv_bytes` is {}, two blocks of {} tokens need {}: raise it",
@@ -47,32 +35,14 @@ impl KvCache {
                 2 * bytes_per_block
             )));
         }
-        let shape = [
-            num_blocks,
-            geometry.kv_heads,
-            config.block_size,
-            geometry.head_dim,
-        ];
+        let shape = [num_blocks, geometry.kv_heads, config.block_size, geometry.head_dim];
         let layers = (0..geometry.layers)
-            .map(|_| {
-                Ok((
-                    zeros(shape, config.kv_dtype, device)?,
-                    zeros(shape, config.kv_dtype, device)?,
-                ))
-            })
+            .map(|_| Ok((zeros(shape, config.kv_dtype, device)?, zeros(shape, config.kv_dtype, device)?)))
             .collect::<candle_core::Result<Vec<_>>>()
             .map_err(|e| {
-                EngineError::Start(format!(
-                    "allocating {} bytes of KV cache: {e}",
-                    num_blocks * bytes_per_block
-                ))
+                EngineError::Start(format!("allocating {} bytes of KV cache: {e}", num_blocks * bytes_per_block))
             })?;
-        Ok(Self {
-            layers,
-            num_blocks,
-            block_size: config.block_size,
-            bytes_per_block,
-        })
+        Ok(Self { layers, num_blocks, block_size: config.block_size, bytes_per_block })
     }
 
     /// Blocks there are.
@@ -103,23 +73,14 @@ impl KvStore for KvCache {
 }
 
 fn bytes_per_block(geometry: &Geometry, config: &EngineConfig) -> Result<usize, EngineError> {
-    let factors = [
-        geometry.layers,
-        2,
-        geometry.kv_heads,
-        config.block_size,
-        geometry.head_dim,
-        config.kv_dtype.size_in_bytes(),
-    ];
+    let factors =
+        [geometry.layers, 2, geometry.kv_heads, config.block_size, geometry.head_dim, config.kv_dtype.size_in_bytes()];
     factors
         .iter()
         .try_fold(1usize, |product, &factor| product.checked_mul(factor))
         .filter(|&bytes| bytes > 0)
         .ok_or_else(|| {
-            EngineError::Start(format!(
-                "KV block of {} tokens for {geometry:?} has no size",
-                config.block_size
-            ))
+            EngineError::Start(format!("KV block of {} tokens for {geometry:?} has no size", config.block_size))
         })
 }
 
@@ -128,16 +89,10 @@ fn bytes_per_block(geometry: &Geometry, config: &EngineConfig) -> Result<usize, 
 fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
     let len = shape.iter().product();
     match (device, dtype) {
-        (Device::Cpu, DType::F16) => Tensor::from_vec(
-            vec![0u16; len].reinterpret_into::<half::f16>(),
-            &shape,
-            device,
-        ),
-        (Device::Cpu, DType::BF16) => Tensor::from_vec(
-            vec![0u16; len].reinterpret_into::<half::bf16>(),
-            &shape,
-            device,
-        ),
+        (Device::Cpu, DType::F16) => Tensor::from_vec(vec![0u16; len].reinterpret_into::<half::f16>(), &shape, device),
+        (Device::Cpu, DType::BF16) => {
+            Tensor::from_vec(vec![0u16; len].reinterpret_into::<half::bf16>(), &shape, device)
+        }
         _ => Tensor::zeros(&shape, dtype, device),
     }
 }
@@ -146,55 +101,26 @@ fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> candle_core::Resul
 mod tests {
     use super::*;
 
-    const GEOMETRY: Geometry = Geometry {
-        layers: 3,
-        kv_heads: 2,
-        head_dim: 8,
-        vocab_size: 64,
-        max_len: 1 << 20,
-    };
+    const GEOMETRY: Geometry = Geometry { layers: 3, kv_heads: 2, head_dim: 8, vocab_size: 64, max_len: 1 << 20 };
 
     #[test]
     fn the_budget_decides_the_blocks() {
         // 3 layers x K and V x 2 heads x 16 tokens x 8 x 2 bytes = 3072
-        let config = EngineConfig {
-            kv_bytes: 10 * 3072 + 3071,
-            ..Default::default()
-        };
+        let config = EngineConfig { kv_bytes: 10 * 3072 + 3071, ..Default::default() };
         let cache = KvCache::new(&GEOMETRY, &config, &Device::Cpu).unwrap();
-        assert_eq!(
-            (cache.num_blocks(), cache.tokens(), cache.bytes()),
-            (10, 160, 30720)
-        );
+        assert_eq!((cache.num_blocks(), cache.tokens(), cache.bytes()), (10, 160, 30720));
         for layer in 0..3 {
             let (k, v) = cache.layer(layer);
             assert_eq!((k.dims(), k.dtype()), (&[10, 2, 16, 8][..], DType::F16));
-            assert_eq!(
-                v.to_dtype(DType::F32)
-                    .unwrap()
-                    .sum_all()
-                    .unwrap()
-                    .to_scalar::<f32>()
-                    .unwrap(),
-                0.0
-            );
+            assert_eq!(v.to_dtype(DType::F32).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
         }
     }
 
     #[test]
     fn a_budget_too_small_says_what_is_needed() {
-        let config = EngineConfig {
-            kv_bytes: 4000,
-            ..Default::default()
-        };
-        let message = KvCache::new(&GEOMETRY, &config, &Device::Cpu)
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            message.contains("`kv_bytes` is 4000") && message.contains("6144"),
-            "{message}"
-        );
+        let config = EngineConfig { kv_bytes: 4000, ..Default::default() };
+        let message = KvCache::new(&GEOMETRY, &config, &Device::Cpu).err().unwrap().to_string();
+        assert!(message.contains("`kv_bytes` is 4000") && message.contains("6144"), "{message}");
     }
 
     #[test]
@@ -204,17 +130,10 @@ mod tests {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
             statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
         };
-        let config = EngineConfig {
-            kv_bytes: 1 << 30,
-            ..Default::default()
-        };
+        let config = EngineConfig { kv_bytes: 1 << 30, ..Default::default() };
         let before = resident();
         let cache = KvCache::new(&GEOMETRY, &config, &Device::Cpu).unwrap();
         let grown = resident().saturating_sub(before);
-        assert!(
-            cache.bytes() > 1_000_000_000 && grown < 1 << 28,
-            "{grown} bytes resident for {}",
-            cache.bytes()
-        );
+        assert!(cache.bytes() > 1_000_000_000 && grown < 1 << 28, "{grown} bytes resident for {}", cache.bytes());
     }
 }

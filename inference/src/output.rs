@@ -63,11 +63,7 @@ impl Pattern {
             length += usize::from(bytes[at] == bytes[length]);
             borders[at] = length;
         }
-        Self {
-            text,
-            borders,
-            matched: 0,
-        }
+        Self { text, borders, matched: 0 }
     }
 
     /// True if the text with `byte` ends with the whole pattern.
@@ -110,11 +106,7 @@ impl<D: Detokenizer> TextAssembler<D> {
     pub fn new(detokenizer: D, stops: Vec<String>, include_stop: bool) -> Self {
         Self {
             detokenizer,
-            patterns: stops
-                .into_iter()
-                .filter(|stop| !stop.is_empty())
-                .map(Pattern::new)
-                .collect(),
+            patterns: stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect(),
             include_stop,
             held: String::new(),
             shown: 0,
@@ -131,23 +123,10 @@ impl<D: Detokenizer> TextAssembler<D> {
         }
         let text = self.detokenizer.push(id).unwrap_or_default();
         let start = self.shown + self.held.len();
-        self.tokens.push_back(Placed {
-            token: TextToken { id, logprobs },
-            start,
-            end: start + text.len(),
-        });
+        self.tokens.push_back(Placed { token: TextToken { id, logprobs }, start, end: start + text.len() });
         self.take_text(&text);
-        let keep = self
-            .patterns
-            .iter()
-            .map(|pattern| pattern.matched)
-            .max()
-            .unwrap_or(0);
-        if self.stop.is_some() {
-            self.show_all()
-        } else {
-            self.show(self.held.len() - keep, false)
-        }
+        let keep = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
+        if self.stop.is_some() { self.show_all() } else { self.show(self.held.len() - keep, false) }
     }
 
     /// Gives what was held back, at the end of the tokens.
@@ -179,20 +158,14 @@ impl<D: Detokenizer> TextAssembler<D> {
         for (at, byte) in text.bytes().enumerate() {
             let mut found: Option<&Pattern> = None;
             for pattern in &mut self.patterns {
-                if pattern.push(byte)
-                    && found.is_none_or(|other| pattern.text.len() > other.text.len())
-                {
+                if pattern.push(byte) && found.is_none_or(|other| pattern.text.len() > other.text.len()) {
                     found = Some(pattern);
                 }
             }
             if let Some(pattern) = found {
                 self.stop = Some(pattern.text.clone());
                 self.held.push_str(&text[..=at]);
-                let cut = if self.include_stop {
-                    0
-                } else {
-                    pattern.text.len()
-                };
+                let cut = if self.include_stop { 0 } else { pattern.text.len() };
                 self.held.truncate(self.held.len() - cut);
                 return;
             }
@@ -260,11 +233,7 @@ pub struct TextStream<D> {
 impl<D: Detokenizer> TextStream<D> {
     /// Reads `tokens` through `assembler`.
     pub fn new(tokens: TokenStream, assembler: TextAssembler<D>) -> Self {
-        Self {
-            tokens: Some(tokens),
-            assembler,
-            ready: VecDeque::new(),
-        }
+        Self { tokens: Some(tokens), assembler, ready: VecDeque::new() }
     }
 
     /// The next event; waits for it. `None` after `Finished` or `Failed`.
@@ -299,18 +268,10 @@ impl<D: Detokenizer> TextStream<D> {
                     self.end_at_stop();
                 }
             }
-            TokenEvent::Finished {
-                reason,
-                usage,
-                timing,
-            } => {
+            TokenEvent::Finished { reason, usage, timing } => {
                 let piece = self.assembler.finish();
                 self.show(piece);
-                let reason = if self.assembler.stop().is_some() {
-                    FinishReason::Stop
-                } else {
-                    reason
-                };
+                let reason = if self.assembler.stop().is_some() { FinishReason::Stop } else { reason };
                 self.finish(reason, usage, timing);
             }
             TokenEvent::Failed(error) => {
@@ -338,13 +299,7 @@ impl<D: Detokenizer> TextStream<D> {
         self.tokens = None;
         let stop = self.assembler.stop().map(str::to_owned);
         let text_tokens = self.assembler.text_tokens();
-        self.ready.push_back(TextEvent::Finished {
-            reason,
-            stop,
-            text_tokens,
-            usage,
-            timing,
-        });
+        self.ready.push_back(TextEvent::Finished { reason, stop, text_tokens, usage, timing });
     }
 }
 

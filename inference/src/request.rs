@@ -59,10 +59,7 @@ impl Default for SamplingParams {
 impl SamplingParams {
     /// Greedy decoding.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
+        Self { temperature: 0.0, ..Self::default() }
     }
 
     /// Checks every range; the error names the parameter, its value and the range.
@@ -95,8 +92,7 @@ impl SamplingParams {
         if self.top_k == Some(0) {
             return Err(EngineError::InvalidParameter {
                 name: "top_k",
-                reason: "is 0, must be at least 1 (leave it out, or -1 over HTTP, to keep all)"
-                    .into(),
+                reason: "is 0, must be at least 1 (leave it out, or -1 over HTTP, to keep all)".into(),
             });
         }
         if self.logprobs.is_some_and(|n| n > 20) {

@@ -17,11 +17,7 @@ use crate::session::Session;
 #[derive(Debug)]
 pub(crate) enum Chosen {
     /// The next token of a sequence.
-    Token {
-        id: SeqId,
-        token: u32,
-        logprobs: Option<Logprobs>,
-    },
+    Token { id: SeqId, token: u32, logprobs: Option<Logprobs> },
     /// The log-probabilities of the next prompt position of a sequence.
     Score { id: SeqId, logprobs: Logprobs },
     /// The row held NaN or an infinity.
@@ -30,16 +26,8 @@ pub(crate) enum Chosen {
 
 /// A row's task: everything needed, so that any worker may do it.
 enum Job<'a> {
-    Sample {
-        id: SeqId,
-        state: &'a SamplerState,
-        position: usize,
-    },
-    Score {
-        id: SeqId,
-        token: u32,
-        alternatives: usize,
-    },
+    Sample { id: SeqId, state: &'a SamplerState, position: usize },
+    Score { id: SeqId, token: u32, alternatives: usize },
 }
 
 /// Samplers with their buffers, lent to whichever worker takes a row. The lock is held to take one out
@@ -63,30 +51,20 @@ impl RowSampler {
         }
         let (rows, vocab) = logits.dims2()?;
         if rows != uses.len() || vocab == 0 {
-            let text = format!(
-                "the model gave logits [{rows}, {vocab}], {} rows were wanted",
-                uses.len()
-            );
+            let text = format!("the model gave logits [{rows}, {vocab}], {} rows were wanted", uses.len());
             return Err(candle_core::Error::Msg(text).into());
         }
-        let jobs: Vec<Option<Job>> = uses
-            .iter()
-            .map(|use_| job(use_, scheduler, sessions))
-            .collect();
+        let jobs: Vec<Option<Job>> = uses.iter().map(|use_| job(use_, scheduler, sessions)).collect();
         let done: Vec<Mutex<Option<Chosen>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
         with_values(logits, |values| {
             engram_kernels::pool().run(rows, &|row| {
                 if let Some(job) = &jobs[row] {
-                    let chosen = self
-                        .with_sampler(|s| do_job(s, job, &values[row * vocab..(row + 1) * vocab]));
+                    let chosen = self.with_sampler(|s| do_job(s, job, &values[row * vocab..(row + 1) * vocab]));
                     *done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
                 }
             });
         })?;
-        Ok(done
-            .into_iter()
-            .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
-            .collect())
+        Ok(done.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
     /// False if `logits` holds NaN or an infinity.
@@ -103,55 +81,30 @@ impl RowSampler {
     }
 }
 
-fn job<'a>(
-    use_: &RowUse,
-    scheduler: &Scheduler,
-    sessions: &'a HashMap<SeqId, Session>,
-) -> Option<Job<'a>> {
+fn job<'a>(use_: &RowUse, scheduler: &Scheduler, sessions: &'a HashMap<SeqId, Session>) -> Option<Job<'a>> {
     match *use_ {
         RowUse::Sample { id } => {
             let position = scheduler.sequence(id)?.output_len();
-            Some(Job::Sample {
-                id,
-                state: &sessions.get(&id)?.sampler,
-                position,
-            })
+            Some(Job::Sample { id, state: &sessions.get(&id)?.sampler, position })
         }
         RowUse::Score { id, position } => {
             let token = *scheduler.sequence(id)?.tokens().get(position + 1)?;
             let alternatives = sessions.get(&id)?.scores.as_ref()?.alternatives;
-            Some(Job::Score {
-                id,
-                token,
-                alternatives,
-            })
+            Some(Job::Score { id, token, alternatives })
         }
     }
 }
 
 fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
     match *job {
-        Job::Sample {
-            id,
-            state,
-            position,
-        } => match sampler.sample(row, state, position) {
-            Ok(sampled) => Chosen::Token {
-                id,
-                token: sampled.id,
-                logprobs: sampled.logprobs,
-            },
+        Job::Sample { id, state, position } => match sampler.sample(row, state, position) {
+            Ok(sampled) => Chosen::Token { id, token: sampled.id, logprobs: sampled.logprobs },
             Err(_) => Chosen::NotFinite { id },
         },
         Job::Score { id, .. } if !is_finite(row) => Chosen::NotFinite { id },
-        Job::Score {
-            id,
-            token,
-            alternatives,
-        } => Chosen::Score {
-            id,
-            logprobs: sampler.logprobs(row, token, alternatives),
-        },
+        Job::Score { id, token, alternatives } => {
+            Chosen::Score { id, logprobs: sampler.logprobs(row, token, alternatives) }
+        }
     }
 }
 

@@ -208,12 +208,8 @@ impl Scheduler {
     }
 
     fn expire(&mut self, now: Instant, plan: &mut Plan) {
-        let over: Vec<SeqId> = self
-            .sequences
-            .values()
-            .filter(|sequence| sequence.is_expired(now))
-            .map(Sequence::id)
-            .collect();
+        let over: Vec<SeqId> =
+            self.sequences.values().filter(|sequence| sequence.is_expired(now)).map(Sequence::id).collect();
         for id in over {
             if let Some(sequence) = self.finish(id) {
                 let in_queue = !sequence.was_admitted;
@@ -247,9 +243,7 @@ impl Scheduler {
     }
 
     fn rank(&self, id: SeqId) -> i64 {
-        self.sequences
-            .get(&id)
-            .map_or(i64::MIN, |sequence| sequence.rank)
+        self.sequences.get(&id).map_or(i64::MIN, |sequence| sequence.rank)
     }
 
     /// True if the first block this sequence lacks is being computed. Who computes it inherits the
@@ -266,9 +260,7 @@ impl Scheduler {
             }
         };
         let rank = sequence.rank;
-        let holder = waits_for
-            .and_then(|hash| self.in_flight.get(&hash))
-            .copied();
+        let holder = waits_for.and_then(|hash| self.in_flight.get(&hash)).copied();
         sequence.held_on = waits_for.filter(|_| holder.is_some());
         if let Some(holder) = holder.and_then(|id| self.sequences.get_mut(&id)) {
             holder.rank = holder.rank.max(rank);
@@ -282,22 +274,10 @@ impl Scheduler {
             if self.running.len() < self.config.max_num_seqs && self.take_room(id) {
                 return true;
             }
-            let lower: Vec<SeqId> = self
-                .running
-                .iter()
-                .copied()
-                .filter(|other| self.yields(*other, id))
-                .collect();
-            let held = |id: &SeqId| {
-                self.sequences
-                    .get(id)
-                    .map_or(0, |sequence| sequence.table.len())
-            };
+            let lower: Vec<SeqId> = self.running.iter().copied().filter(|other| self.yields(*other, id)).collect();
+            let held = |id: &SeqId| self.sequences.get(id).map_or(0, |sequence| sequence.table.len());
             let could_be = self.blocks.available() + lower.iter().map(held).sum::<usize>();
-            let tokens = self
-                .sequences
-                .get(&id)
-                .map_or(0, |sequence| sequence.tokens().len());
+            let tokens = self.sequences.get(&id).map_or(0, |sequence| sequence.tokens().len());
             let needed = self.blocks.blocks_for(tokens) + self.running.len() - lower.len();
             match self.worst(&lower) {
                 Some(victim) if could_be >= needed => self.preempt(victim, plan),
@@ -310,9 +290,7 @@ impl Scheduler {
     /// a long queue would have everybody recomputed in turn; but it protects who ran late.
     fn yields(&self, runs: SeqId, waits: SeqId) -> bool {
         match (self.sequences.get(&runs), self.sequences.get(&waits)) {
-            (Some(runs), Some(waits)) => {
-                runs.priority() < waits.priority() && runs.rank < waits.rank
-            }
+            (Some(runs), Some(waits)) => runs.priority() < waits.priority() && runs.rank < waits.rank,
             _ => false,
         }
     }
@@ -326,9 +304,7 @@ impl Scheduler {
         let needed = self.blocks.blocks_for(sequence.tokens().len()) - cached;
         // One block in reserve for each that runs, so that a newcomer does not push out another at once.
         let reserve = self.running.len();
-        if needed + reserve > self.blocks.available()
-            || !self.blocks.grow(&mut table, sequence.tokens().len())
-        {
+        if needed + reserve > self.blocks.available() || !self.blocks.grow(&mut table, sequence.tokens().len()) {
             self.blocks.release(&mut table);
             return false;
         }
@@ -343,10 +319,7 @@ impl Scheduler {
         };
         sequence.held_on = None;
         if !std::mem::replace(&mut sequence.was_admitted, true) {
-            plan.admitted.push(Admitted {
-                id,
-                cached_tokens: sequence.computed,
-            });
+            plan.admitted.push(Admitted { id, cached_tokens: sequence.computed });
         }
         let computed = sequence.computed / self.config.block_size;
         for hash in sequence.chain.hashes().iter().skip(computed) {
@@ -356,10 +329,7 @@ impl Scheduler {
     }
 
     fn worst(&self, among: &[SeqId]) -> Option<SeqId> {
-        among
-            .iter()
-            .copied()
-            .min_by_key(|id| (self.rank(*id), Reverse(*id)))
+        among.iter().copied().min_by_key(|id| (self.rank(*id), Reverse(*id)))
     }
 
     fn preempt(&mut self, id: SeqId, plan: &mut Plan) {
@@ -373,12 +343,7 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else {
             return;
         };
-        for hash in sequence
-            .chain
-            .hashes()
-            .iter()
-            .skip(sequence.computed / self.config.block_size)
-        {
+        for hash in sequence.chain.hashes().iter().skip(sequence.computed / self.config.block_size) {
             if self.in_flight.get(hash) == Some(&id) {
                 self.in_flight.remove(hash);
             }
@@ -389,11 +354,7 @@ impl Scheduler {
 
     fn plan_decodes(&mut self, plan: &mut Plan) {
         let mut decodes: Vec<SeqId> = self.running.clone();
-        decodes.retain(|id| {
-            self.sequences
-                .get(id)
-                .is_some_and(|sequence| sequence.remaining() == 1)
-        });
+        decodes.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() == 1));
         decodes.sort_by_key(|id| (Reverse(self.rank(*id)), *id));
         for id in decodes {
             // The victim is never planned already: it is the worst, and the better ones come first.
@@ -421,11 +382,7 @@ impl Scheduler {
         let mut budget = self.config.max_batch_tokens - plan.num_tokens();
         let mut scoring = MAX_SCORING_ROWS;
         let mut prefills: Vec<SeqId> = self.running.clone();
-        prefills.retain(|id| {
-            self.sequences
-                .get(id)
-                .is_some_and(|sequence| sequence.remaining() > 1)
-        });
+        prefills.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() > 1));
         prefills.sort_by_key(|id| (Reverse(self.rank(*id)), self.remaining(*id), *id));
         let Some(oldest) = prefills.iter().copied().min() else {
             return;
@@ -434,11 +391,7 @@ impl Scheduler {
         let mut share = self.chunk(oldest, budget.div_ceil(4), &mut scoring);
         budget -= share;
         for id in prefills {
-            let already = if id == oldest {
-                std::mem::take(&mut share)
-            } else {
-                0
-            };
+            let already = if id == oldest { std::mem::take(&mut share) } else { 0 };
             let more = self.chunk_after(id, already, budget, &mut scoring);
             budget -= more;
             if already + more > 0 {
@@ -461,16 +414,11 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get(&id) else {
             return 0;
         };
-        let wanted = (sequence.remaining() - already)
-            .min(self.config.max_prefill_chunk.saturating_sub(already));
+        let wanted = (sequence.remaining() - already).min(self.config.max_prefill_chunk.saturating_sub(already));
         let start = sequence.computed + already;
         let rows = sequence.scoring(start, wanted.min(budget));
         // Past the last row that the step has left, not even a token without a row: order is kept.
-        let len = if rows.len() > *scoring {
-            rows.start + *scoring - start
-        } else {
-            wanted.min(budget)
-        };
+        let len = if rows.len() > *scoring { rows.start + *scoring - start } else { wanted.min(budget) };
         *scoring -= rows.len().min(*scoring);
         len
     }
@@ -478,47 +426,24 @@ impl Scheduler {
     fn plan_tokens(&self, id: SeqId, len: usize, plan: &mut Plan) {
         if let Some(sequence) = self.sequences.get(&id) {
             let samples = len == sequence.remaining() && sequence.max_tokens() > 0;
-            plan.entries.push(Scheduled {
-                id,
-                start: sequence.computed,
-                len,
-                samples,
-            });
+            plan.entries.push(Scheduled { id, start: sequence.computed, len, samples });
         }
     }
 
     /// Walks everything. For tests.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        let tables: Vec<&BlockTable> = self
-            .sequences
-            .values()
-            .map(|sequence| &sequence.table)
-            .collect();
+        let tables: Vec<&BlockTable> = self.sequences.values().map(|sequence| &sequence.table).collect();
         self.blocks.check(&tables);
-        assert_eq!(
-            self.waiting.len() + self.running.len(),
-            self.sequences.len()
-        );
+        assert_eq!(self.waiting.len() + self.running.len(), self.sequences.len());
         for id in &self.waiting {
             assert!(self.sequences[id].table.is_empty() && self.sequences[id].computed == 0);
         }
         for (hash, id) in &self.in_flight {
-            assert!(
-                self.running.contains(id),
-                "{id:?} computes a block but does not run"
-            );
+            assert!(self.running.contains(id), "{id:?} computes a block but does not run");
             let sequence = &self.sequences[id];
-            let at = sequence
-                .chain
-                .hashes()
-                .iter()
-                .position(|other| other == hash)
-                .unwrap();
-            assert!(
-                at >= sequence.computed / self.config.block_size,
-                "a computed block is still in flight"
-            );
+            let at = sequence.chain.hashes().iter().position(|other| other == hash).unwrap();
+            assert!(at >= sequence.computed / self.config.block_size, "a computed block is still in flight");
         }
     }
 }

@@ -15,31 +15,18 @@ struct Bench {
 
 impl Bench {
     fn new(config: EngineConfig, blocks: usize) -> Self {
-        Self {
-            scheduler: Scheduler::new(config, blocks),
-            now: Instant::now(),
-            next: 0,
-        }
+        Self { scheduler: Scheduler::new(config, blocks), now: Instant::now(), next: 0 }
     }
 
     fn add(&mut self, request: &GenerateRequest) -> SeqId {
         let id = SeqId(self.next);
         self.next += 1;
-        self.scheduler.add(Sequence::new(
-            id,
-            request,
-            self.scheduler.block_size(),
-            self.now,
-        ));
+        self.scheduler.add(Sequence::new(id, request, self.scheduler.block_size(), self.now));
         id
     }
 
     fn submit(&mut self, prompt: Vec<u32>, max_tokens: usize) -> SeqId {
-        self.add(&GenerateRequest::new(
-            prompt,
-            SamplingParams::greedy(),
-            max_tokens,
-        ))
+        self.add(&GenerateRequest::new(prompt, SamplingParams::greedy(), max_tokens))
     }
 
     /// One step; returns what was planned and who finished.
@@ -48,24 +35,12 @@ impl Bench {
         let plan = self.scheduler.schedule(self.now);
         self.scheduler.check();
         let limit = self.scheduler.config.max_batch_tokens;
-        assert!(
-            plan.num_tokens() <= limit,
-            "{} tokens in a step of {limit}",
-            plan.num_tokens()
-        );
-        assert!(
-            self.scheduler.is_idle() || !plan.entries.is_empty(),
-            "work is left and nothing is done"
-        );
+        assert!(plan.num_tokens() <= limit, "{} tokens in a step of {limit}", plan.num_tokens());
+        assert!(self.scheduler.is_idle() || !plan.entries.is_empty(), "work is left and nothing is done");
         for entry in &plan.entries {
-            let sequence = self
-                .scheduler
-                .sequence(entry.id)
-                .expect("who is planned is here");
+            let sequence = self.scheduler.sequence(entry.id).expect("who is planned is here");
             assert_eq!(entry.start, sequence.computed());
-            assert!(
-                sequence.table().len() * self.scheduler.block_size() >= entry.start + entry.len
-            );
+            assert!(sequence.table().len() * self.scheduler.block_size() >= entry.start + entry.len);
         }
         self.scheduler.advance(&plan);
         let mut finished = Vec::new();
@@ -114,11 +89,7 @@ fn decodes_come_first_and_prefills_share_the_rest() {
     // 16 tokens: 1 decode; of 15 a quarter to the oldest prefill, then the short one, then the rest.
     assert_eq!(lens, [(runs, 1), (short, 6), (long, 9)]);
     let (plan, _) = bench.step();
-    assert_eq!(
-        plan.entries.iter().filter(|e| e.samples).count(),
-        2,
-        "the short prompt decodes already"
-    );
+    assert_eq!(plan.entries.iter().filter(|e| e.samples).count(), 2, "the short prompt decodes already");
 }
 
 #[test]
@@ -142,11 +113,7 @@ fn identical_prompts_share_all_but_the_last_block() {
         bench.submit(prompt(1, 40), 1);
     }
     let (_, tokens) = bench.run();
-    assert_eq!(
-        tokens,
-        40 + 7 * 4,
-        "the last token's logits are wanted, so its block is computed by each"
-    );
+    assert_eq!(tokens, 40 + 7 * 4, "the last token's logits are wanted, so its block is computed by each");
 }
 
 #[test]
@@ -170,25 +137,13 @@ fn a_held_back_sequence_goes_on_when_who_computes_for_it_leaves() {
     bench.scheduler.finish(first);
     bench.scheduler.check();
     let (plan, _) = bench.step();
-    assert_eq!(
-        plan.admitted,
-        [Admitted {
-            id: second,
-            cached_tokens: 16
-        }]
-    );
+    assert_eq!(plan.admitted, [Admitted { id: second, cached_tokens: 16 }]);
     assert_eq!(bench.run().0, [second]);
 }
 
 #[test]
 fn higher_priority_runs_first_and_may_push_out() {
-    let mut bench = Bench::new(
-        EngineConfig {
-            max_num_seqs: 1,
-            ..config(64)
-        },
-        64,
-    );
+    let mut bench = Bench::new(EngineConfig { max_num_seqs: 1, ..config(64) }, 64);
     let at = |bench: &mut Bench, priority, family| {
         let mut request = GenerateRequest::new(prompt(family, 5), SamplingParams::greedy(), 3);
         request.priority = priority;
@@ -196,11 +151,7 @@ fn higher_priority_runs_first_and_may_push_out() {
     };
     let runs = at(&mut bench, 0, 1);
     bench.step();
-    let (low, high, middle) = (
-        at(&mut bench, -1, 2),
-        at(&mut bench, 2, 3),
-        at(&mut bench, 1, 4),
-    );
+    let (low, high, middle) = (at(&mut bench, -1, 2), at(&mut bench, 2, 3), at(&mut bench, 1, 4));
     let (plan, _) = bench.step();
     assert_eq!(plan.preempted, [runs]);
     assert_eq!(bench.run().0, [high, middle, runs, low]);
@@ -208,11 +159,7 @@ fn higher_priority_runs_first_and_may_push_out() {
 
 #[test]
 fn age_lets_the_lowest_run_at_last() {
-    let config = EngineConfig {
-        max_num_seqs: 1,
-        priority_aging: Duration::from_millis(50),
-        ..config(64)
-    };
+    let config = EngineConfig { max_num_seqs: 1, priority_aging: Duration::from_millis(50), ..config(64) };
     let mut bench = Bench::new(config, 64);
     let mut low = GenerateRequest::new(prompt(9, 5), SamplingParams::greedy(), 2);
     low.priority = -3;
@@ -245,13 +192,7 @@ fn when_blocks_run_out_the_latest_gives_way_and_comes_back() {
 
 #[test]
 fn deadlines_end_the_waiting_and_the_running() {
-    let mut bench = Bench::new(
-        EngineConfig {
-            max_num_seqs: 1,
-            ..config(64)
-        },
-        64,
-    );
+    let mut bench = Bench::new(EngineConfig { max_num_seqs: 1, ..config(64) }, 64);
     let mut request = GenerateRequest::new(prompt(1, 5), SamplingParams::greedy(), 500);
     request.deadline = Some(bench.now + Duration::from_millis(5));
     let (runs, waits) = (bench.add(&request), bench.add(&request));
@@ -267,11 +208,7 @@ fn deadlines_end_the_waiting_and_the_running() {
 
 #[test]
 fn scoring_a_prompt_uses_no_cache_and_few_rows() {
-    let config = EngineConfig {
-        max_batch_tokens: 256,
-        max_prefill_chunk: 256,
-        ..config(128)
-    };
+    let config = EngineConfig { max_batch_tokens: 256, max_prefill_chunk: 256, ..config(128) };
     let mut bench = Bench::new(config, 128);
     bench.submit(prompt(1, 200), 1);
     bench.run();
@@ -282,11 +219,7 @@ fn scoring_a_prompt_uses_no_cache_and_few_rows() {
     while !bench.scheduler.is_idle() {
         let plan = bench.scheduler.schedule(bench.now);
         let sequence = bench.scheduler.sequence(plan.entries[0].id).unwrap();
-        rows.push(
-            sequence
-                .scoring(plan.entries[0].start, plan.entries[0].len)
-                .len(),
-        );
+        rows.push(sequence.scoring(plan.entries[0].start, plan.entries[0].len).len());
         bench.scheduler.advance(&plan);
         let id = plan.entries[0].id;
         if bench.scheduler.sequence(id).unwrap().remaining() == 0 {

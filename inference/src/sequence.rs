@@ -113,8 +113,7 @@ impl Sequence {
 
     /// Priority after having waited until `now`.
     pub fn aged_rank(&self, now: Instant, aging: Duration) -> i64 {
-        let levels =
-            now.saturating_duration_since(self.arrived).as_nanos() / aging.as_nanos().max(1);
+        let levels = now.saturating_duration_since(self.arrived).as_nanos() / aging.as_nanos().max(1);
         i64::from(self.priority) + i64::try_from(levels).unwrap_or(i64::MAX / 2)
     }
 
@@ -139,8 +138,7 @@ impl Sequence {
     }
 
     pub(crate) fn scores_left(&self) -> bool {
-        self.scored
-            .is_some_and(|scored| scored + 1 < self.prompt_len)
+        self.scored.is_some_and(|scored| scored + 1 < self.prompt_len)
     }
 
     pub(crate) fn mark_scored(&mut self, end: usize) {

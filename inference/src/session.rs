@@ -33,8 +33,7 @@ pub(crate) struct Signal {
 
 impl Signal {
     pub fn leave(&self, how: Leave) {
-        self.satisfied
-            .store(how == Leave::Satisfied, Ordering::Relaxed);
+        self.satisfied.store(how == Leave::Satisfied, Ordering::Relaxed);
         self.left.store(true, Ordering::Release);
     }
 }
@@ -49,12 +48,8 @@ impl QueuePlace {
     /// A place, or how many are taken if all are.
     pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Result<Self, usize> {
         taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
-                (waiting < limit).then_some(waiting + 1)
-            })
-            .map(|_| Self {
-                taken: Arc::clone(taken),
-            })
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| (waiting < limit).then_some(waiting + 1))
+            .map(|_| Self { taken: Arc::clone(taken) })
     }
 }
 
@@ -95,10 +90,7 @@ impl Session {
         place: QueuePlace,
     ) -> Self {
         // Entry 0 has no probability: nothing precedes it.
-        let scores = request.prompt_logprobs.map(|alternatives| PromptScores {
-            alternatives,
-            found: vec![None],
-        });
+        let scores = request.prompt_logprobs.map(|alternatives| PromptScores { alternatives, found: vec![None] });
         Self {
             events,
             signal,
@@ -109,10 +101,7 @@ impl Session {
             admitted: None,
             first_token: None,
             last_token: None,
-            usage: Usage {
-                prompt_tokens: request.prompt.len(),
-                ..Usage::default()
-            },
+            usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
         }
     }
 
@@ -123,20 +112,14 @@ impl Session {
         self.usage.cached_tokens = cached_tokens;
         let queued = u64::try_from(self.since_submit(now).as_micros()).unwrap_or(u64::MAX);
         self.signal.queued_micros.store(queued, Ordering::Relaxed);
-        self.signal
-            .cached_tokens
-            .store(cached_tokens, Ordering::Relaxed);
+        self.signal.cached_tokens.store(cached_tokens, Ordering::Relaxed);
     }
 
     /// What became of the request if its reader left.
     pub fn left(&self) -> Option<Outcome> {
         let is_satisfied = || self.signal.satisfied.load(Ordering::Relaxed);
         let outcome = || {
-            if is_satisfied() {
-                Outcome::Finished(FinishReason::Stop)
-            } else {
-                Outcome::Aborted
-            }
+            if is_satisfied() { Outcome::Finished(FinishReason::Stop) } else { Outcome::Aborted }
         };
         self.signal.left.load(Ordering::Acquire).then(outcome)
     }

@@ -54,12 +54,7 @@ impl RequestCounts {
 
     /// Requests that ended, however.
     pub fn ended(&self) -> u64 {
-        self.stopped
-            + self.length
-            + self.deadline
-            + self.expired_in_queue
-            + self.aborted
-            + self.failed
+        self.stopped + self.length + self.deadline + self.expired_in_queue + self.aborted + self.failed
     }
 }
 
@@ -167,8 +162,6 @@ pub struct Health {
 impl Health {
     /// A good pass within `interval`, and no bad one since.
     pub fn is_good(&self, interval: Duration) -> bool {
-        !self.stopped
-            && !self.failing
-            && self.last_healthy.is_some_and(|at| at.elapsed() <= interval)
+        !self.stopped && !self.failing && self.last_healthy.is_some_and(|at| at.elapsed() <= interval)
     }
 }

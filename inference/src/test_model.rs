@@ -35,13 +35,7 @@ pub(crate) struct TestModel {
 impl TestModel {
     pub fn new() -> (Self, Arc<Knobs>) {
         let knobs = Arc::new(Knobs::default());
-        (
-            Self {
-                knobs: Arc::clone(&knobs),
-                max_len: 1024,
-            },
-            knobs,
-        )
+        (Self { knobs: Arc::clone(&knobs), max_len: 1024 }, knobs)
     }
 }
 
@@ -63,17 +57,12 @@ pub(crate) fn config(blocks: usize) -> EngineConfig {
 pub(crate) fn logits_after(tokens: &[u32]) -> Vec<f32> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     for (position, token) in tokens.iter().enumerate() {
-        state = (state ^ u64::from(*token) ^ (position as u64) << 32)
-            .wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        state = (state ^ u64::from(*token) ^ (position as u64) << 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         state ^= state >> 29;
     }
-    let logit = |id: u64| {
-        ((state ^ id.wrapping_mul(0xA076_1D64_78BD_642F)).wrapping_mul(0xE703_7ED1_A0B4_28DB) >> 40)
-            as f32
-    };
-    (0..VOCAB as u64)
-        .map(|id| logit(id) / (1 << 21) as f32)
-        .collect()
+    let logit =
+        |id: u64| ((state ^ id.wrapping_mul(0xA076_1D64_78BD_642F)).wrapping_mul(0xE703_7ED1_A0B4_28DB) >> 40) as f32;
+    (0..VOCAB as u64).map(|id| logit(id) / (1 << 21) as f32).collect()
 }
 
 /// What greedy decoding gives after `prompt`.
@@ -81,10 +70,7 @@ pub(crate) fn greedy(prompt: &[u32], len: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..len {
         let logits = logits_after(&tokens);
-        let best = (0..VOCAB).fold(
-            0,
-            |best, id| if logits[id] > logits[best] { id } else { best },
-        );
+        let best = (0..VOCAB).fold(0, |best, id| if logits[id] > logits[best] { id } else { best });
         tokens.push(best as u32);
     }
     tokens.split_off(prompt.len())
@@ -93,74 +79,42 @@ pub(crate) fn greedy(prompt: &[u32], len: usize) -> Vec<u32> {
 impl ForwardPass for TestModel {
     fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError> {
         self.knobs.passes.fetch_add(1, Ordering::SeqCst);
-        self.knobs
-            .tokens
-            .fetch_add(batch.num_tokens(), Ordering::SeqCst);
-        std::thread::sleep(Duration::from_micros(
-            self.knobs.delay_micros.load(Ordering::SeqCst),
-        ));
-        assert!(
-            !self.knobs.panic_next.swap(false, Ordering::SeqCst),
-            "the model was told to panic"
-        );
+        self.knobs.tokens.fetch_add(batch.num_tokens(), Ordering::SeqCst);
+        std::thread::sleep(Duration::from_micros(self.knobs.delay_micros.load(Ordering::SeqCst)));
+        assert!(!self.knobs.panic_next.swap(false, Ordering::SeqCst), "the model was told to panic");
         if self.knobs.fail_next.swap(false, Ordering::SeqCst) {
-            return Err(ModelError::Tensor(candle_core::Error::Msg(
-                "told to fail".into(),
-            )));
+            return Err(ModelError::Tensor(candle_core::Error::Msg("told to fail".into())));
         }
         write(batch, kv)?;
         let stored = read(kv)?;
         let mut rows = Vec::new();
         for row in &batch.logit_rows {
             let row = *row as usize;
-            let span = batch
-                .spans
-                .iter()
-                .find(|s| (s.query_start..s.query_start + s.query_len).contains(&row));
+            let span = batch.spans.iter().find(|s| (s.query_start..s.query_start + s.query_len).contains(&row));
             let span = span.expect("every row belongs to a sequence");
             let context = span.context_len - span.query_len + (row - span.query_start) + 1;
-            let slot = |p: usize| {
-                span.block_table[p / kv.block_size()] as usize * kv.block_size()
-                    + p % kv.block_size()
-            };
+            let slot =
+                |p: usize| span.block_table[p / kv.block_size()] as usize * kv.block_size() + p % kv.block_size();
             let read_back: Vec<u32> = (0..context)
                 .map(|p| {
                     for (tokens, positions) in &stored {
-                        assert_eq!(
-                            positions[slot(p)] as usize,
-                            p,
-                            "the slot holds another position"
-                        );
+                        assert_eq!(positions[slot(p)] as usize, p, "the slot holds another position");
                         assert_eq!(tokens[slot(p)], stored[0].0[slot(p)], "layers disagree");
                     }
                     stored[0].0[slot(p)] as u32
                 })
                 .collect();
-            assert_eq!(
-                read_back.last(),
-                batch.token_ids.get(row),
-                "the newest token is not where it was put"
-            );
+            assert_eq!(read_back.last(), batch.token_ids.get(row), "the newest token is not where it was put");
             rows.extend(logits_after(&read_back));
         }
         if self.knobs.nan_next.swap(false, Ordering::SeqCst) && !rows.is_empty() {
             rows[3] = f32::NAN;
         }
-        Ok(Tensor::from_vec(
-            rows,
-            (batch.logit_rows.len(), VOCAB),
-            &Device::Cpu,
-        )?)
+        Ok(Tensor::from_vec(rows, (batch.logit_rows.len(), VOCAB), &Device::Cpu)?)
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry {
-            layers: LAYERS,
-            kv_heads: 1,
-            head_dim: 1,
-            vocab_size: VOCAB,
-            max_len: self.max_len,
-        }
+        Geometry { layers: LAYERS, kv_heads: 1, head_dim: 1, vocab_size: VOCAB, max_len: self.max_len }
     }
 
     fn device(&self) -> Device {
@@ -175,10 +129,8 @@ fn write(batch: &ForwardBatch, kv: &KvCache) -> candle_core::Result<()> {
         let slots = k.elem_count();
         for (row, slot) in batch.slot_mapping.iter().enumerate() {
             let value = |x: u32| Tensor::new(&[x as f32], &Device::Cpu);
-            k.reshape(slots)?
-                .slice_set(&value(batch.token_ids[row])?, 0, *slot as usize)?;
-            v.reshape(slots)?
-                .slice_set(&value(batch.positions[row])?, 0, *slot as usize)?;
+            k.reshape(slots)?.slice_set(&value(batch.token_ids[row])?, 0, *slot as usize)?;
+            v.reshape(slots)?.slice_set(&value(batch.positions[row])?, 0, *slot as usize)?;
         }
     }
     Ok(())
