@@ -3,4 +3,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agreement;
+pub mod engine;
 pub mod machine;
