@@ -14,10 +14,7 @@ const ROWS_OF_X: [usize; 5] = [4, 8, 32, 128, 512];
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     println!("{} threads, {}", pool().threads(), isa().name());
-    println!(
-        "{:5} {:>13} {:>9} {:>9} | GMAC/s at m = {ROWS_OF_X:?}",
-        "type", "rows x cols", "pack GB/s", "m=1 GB/s"
-    );
+    println!("{:5} {:>13} {:>9} {:>9} | GMAC/s at m = {ROWS_OF_X:?}", "type", "rows x cols", "pack GB/s", "m=1 GB/s");
     for ty in GgmlType::ALL {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == ty.name()) {
             continue;
@@ -75,9 +72,7 @@ fn random_blocks(ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
     let mut seed = 1u64;
     let mut data: Vec<u8> = (0..ty.row_bytes(cols).expect("whole blocks") * rows)
         .map(|_| {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 56) as u8
         })
         .collect();
@@ -88,9 +83,7 @@ fn random_blocks(ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
             GgmlType::Q3K => &[108],
             GgmlType::Q6K => &[208],
             GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[0, 2],
-            GgmlType::F16 | GgmlType::BF16 | GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => {
-                &[0]
-            }
+            GgmlType::F16 | GgmlType::BF16 | GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
         };
         for &at in f16_at {
             block[at + 1] = 0x2c; // about 0.07 as f16, 2e-12 as the top of a bf16 or f32
