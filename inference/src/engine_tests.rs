@@ -395,3 +395,37 @@ fn text_stops_at_a_stop_string_and_the_engine_with_it() {
     wait_until("the engine stops too", || handle.stats().requests.stopped == 1);
     assert_nothing_leaks(&handle);
 }
+
+#[test]
+fn a_stream_for_async_callers_has_the_same_events_and_aborts_when_dropped() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use futures_core::Stream;
+
+    let (handle, knobs) = start(config(200));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut next = |events: &mut crate::handle::TokenEvents| {
+        let begun = Instant::now();
+        loop {
+            match Pin::new(&mut *events).poll_next(&mut context) {
+                Poll::Ready(event) => return event,
+                Poll::Pending => assert!(begun.elapsed() < SECONDS, "no event"),
+            }
+            std::thread::yield_now();
+        }
+    };
+    let mut events = handle.submit(request(prompt(1, 6), 5)).unwrap().into_stream();
+    for expected in greedy(&prompt(1, 6), 5) {
+        assert!(matches!(next(&mut events), Some(TokenEvent::Token { id, .. }) if id == expected));
+    }
+    assert!(matches!(next(&mut events), Some(TokenEvent::Finished { reason: FinishReason::Length, .. })));
+    assert!(next(&mut events).is_none());
+
+    knobs.delay_micros.store(1000, Ordering::SeqCst);
+    let mut events = handle.submit(request(prompt(2, 6), 700)).unwrap().into_stream();
+    assert!(matches!(next(&mut events), Some(TokenEvent::Token { .. })));
+    drop(events);
+    wait_until("it is aborted", || handle.stats().requests.aborted == 1);
+    assert_nothing_leaks(&handle);
+}
