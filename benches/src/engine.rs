@@ -4,13 +4,13 @@
 //! out. Prompts are random and the prefix cache is off, so every token is computed; the KV cache is made
 //! large enough that nothing is preempted. The median of the repeats is reported, all of them are kept.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use engram_inference::{
-    Engine, EngineConfig, EngineHandle, EngineStats, ForwardPass, GenerateRequest, SamplingParams, StepTimes,
-    TokenEvent, TokenStream,
+    Engine, EngineConfig, EngineHandle, EngineObserver, ForwardPass, GenerateRequest, SamplingParams, StepReport,
+    StepTimes, TokenEvent, TokenStream,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -162,7 +162,9 @@ pub fn run<M: ForwardPass + 'static>(
     mut told: impl FnMut(&str),
 ) -> anyhow::Result<Report> {
     let config = engine_config(&model, config, bench)?;
-    let mut runner = Runner::new(Engine::start(model, config.clone(), Arc::new(()))?);
+    let recorder = Arc::new(Recorder::default());
+    let engine = Engine::start(model, config.clone(), Arc::clone(&recorder) as Arc<dyn EngineObserver>)?;
+    let mut runner = Runner { engine, recorder, rng: ChaCha8Rng::seed_from_u64(512) };
     // Pages touched, threads awake, code in the caches.
     runner.round(1, 32, 4).context("the warm-up failed")?;
 
@@ -219,8 +221,35 @@ fn engine_config(model: &impl ForwardPass, given: &EngineConfig, bench: &EngineB
     })
 }
 
+/// Adds up the engine's steps as it tells them.
+#[derive(Default)]
+struct Recorder(Mutex<Totals>); // taken once a step, and by the reader between rounds
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    steps: u64,
+    preempted: usize,
+    times: StepTimes,
+}
+
+impl Recorder {
+    fn totals(&self) -> Totals {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EngineObserver for Recorder {
+    fn on_step(&self, report: &StepReport) {
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.steps = report.step;
+        totals.preempted += report.preempted;
+        add(&mut totals.times, &report.times);
+    }
+}
+
 struct Runner {
     engine: EngineHandle,
+    recorder: Arc<Recorder>,
     rng: ChaCha8Rng,
 }
 
@@ -232,10 +261,6 @@ struct Round {
 }
 
 impl Runner {
-    fn new(engine: EngineHandle) -> Self {
-        Self { engine, rng: ChaCha8Rng::seed_from_u64(512) }
-    }
-
     /// `parallel` sequences of random prompts, from the first submit to the last token.
     fn round(&mut self, parallel: usize, prompt_len: usize, max_tokens: usize) -> anyhow::Result<Round> {
         let vocab = self.engine.capacity().geometry.vocab_size as u32;
@@ -258,19 +283,20 @@ impl Runner {
         }
         let elapsed = begun.elapsed();
         let after = self.settled()?;
-        if after.preemptions > before.preemptions {
+        if after.preempted > before.preempted {
             bail!("sequences were preempted: the KV cache is too small for this test");
         }
         Ok(Round { elapsed, steps: after.steps - before.steps, times: between(&before.times, &after.times) })
     }
 
-    /// The counters once nothing runs; the last step is counted just after its tokens are sent.
-    fn settled(&self) -> anyhow::Result<EngineStats> {
+    /// The totals once nothing runs; a step is told just after its tokens are sent.
+    fn settled(&self) -> anyhow::Result<Totals> {
         let begun = Instant::now();
         loop {
-            let stats = self.engine.stats();
-            if stats.running + stats.waiting + stats.queued == 0 && stats.requests.ended() == stats.requests.accepted {
-                return Ok(stats);
+            let (stats, totals) = (self.engine.stats(), self.recorder.totals());
+            let idle = stats.running + stats.waiting + stats.queued == 0;
+            if idle && stats.requests.ended() == stats.requests.accepted && totals.steps == stats.steps {
+                return Ok(totals);
             }
             if begun.elapsed() > Duration::from_secs(10) {
                 bail!("the engine does not come to rest: {} running, {} waiting", stats.running, stats.waiting);

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use engram_benches::engine::{self, EngineBench};
 
 use super::args::{ConfigArgs, FetchArgs, Flags};
-use super::output;
+use super::{output, target};
 use crate::{logging, startup};
 
 #[derive(Debug, Args)]
@@ -77,7 +77,7 @@ pub(super) fn run(config: &ConfigArgs, args: &BenchArgs) -> anyhow::Result<()> {
     flags.value("engine.kv_dtype", "--kv-dtype", args.kv_dtype.as_ref());
     flags.value("engine.threads", "--threads", args.threads.as_ref());
     args.fetch.flags(&mut flags);
-    let settings = config.resolve(flags)?.config;
+    let settings = target::quiet(config.resolve(flags)?);
     startup::use_threads(&settings)?;
     logging::init(&settings.log)?;
 

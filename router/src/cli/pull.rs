@@ -5,7 +5,7 @@ use engram_models::pull::resolve;
 use serde_json::json;
 
 use super::args::{ConfigArgs, FetchArgs, Flags};
-use super::output;
+use super::{output, target};
 use crate::config::human_size;
 use crate::{logging, startup};
 
@@ -37,7 +37,7 @@ pub(super) struct PullArgs {
 pub(super) fn run(config: &ConfigArgs, args: &PullArgs) -> anyhow::Result<()> {
     let mut flags = Flags::default();
     args.fetch.flags(&mut flags);
-    let settings = config.resolve(flags)?.config;
+    let settings = target::quiet(config.resolve(flags)?);
     logging::init(&settings.log)?;
     let name = args.model.as_deref().unwrap_or(&settings.model.name);
     let files = resolve(name, &startup::pull_options(&settings, !args.quiet))?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::args::{ConfigArgs, EngineArgs, FetchArgs, Flags};
 use super::client::Client;
 use super::output;
-use crate::config::{Config, Secret};
+use crate::config::{Config, Origin, Resolved, Secret};
 use crate::logging;
 use crate::startup::{self, LocalServer};
 
@@ -87,19 +87,25 @@ impl Target {
 }
 
 /// Settings of a command that may run a model itself; to be called before standard input is read.
-/// Only warnings are logged unless asked for more.
 pub fn settings(config: &ConfigArgs, args: &TargetArgs) -> anyhow::Result<Config> {
     let mut flags = Flags::default();
     args.engine.flags(&mut flags);
     args.fetch.flags(&mut flags);
     let resolved = config.resolve(flags)?;
-    let mut settings = resolved.config;
-    if resolved.entries.iter().any(|entry| entry.key.name == "log.level" && entry.origin.kind() == "default") {
-        settings.log.level = "warn".into();
-    }
+    let settings = quiet(resolved);
     startup::use_threads(&settings)?;
     logging::init(&settings.log)?;
     Ok(settings)
+}
+
+/// The configuration, with only warnings in the log unless somebody asked for more: for commands whose
+/// output a person reads.
+pub fn quiet(resolved: Resolved) -> Config {
+    let mut settings = resolved.config;
+    if resolved.entries.iter().any(|entry| entry.key.name == "log.level" && entry.origin == Origin::Default) {
+        settings.log.level = "warn".into();
+    }
+    settings
 }
 
 /// Finds who answers.
