@@ -20,7 +20,7 @@ fn chat(i: usize, max_tokens: usize) -> Value {
 /// Waits until the engine has nothing waiting or running.
 async fn idle(server: &Server) {
     let begun = Instant::now();
-    while server.metric("engram_sequences_running") + server.metric("engram_sequences_waiting") > 0.0 {
+    while server.metric("engram_sequences_running", "") + server.metric("engram_queue_waiting", "") > 0.0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "still busy after 30 s");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -28,7 +28,9 @@ async fn idle(server: &Server) {
 
 /// free + used + cached = total, and nothing is used when nothing runs.
 fn accounts_balance_when_idle(server: &Server) {
-    let [free, used, cached, total] = ["free", "used", "cached", "total"].map(|k| server.metric(&format!("engram_kv_blocks_{k}")));
+    let [free, used, cached] =
+        ["free", "used", "cached"].map(|state| server.metric("engram_kv_blocks", &format!("state=\"{state}\"")));
+    let total = server.blocks_total;
     assert_eq!(used, 0.0, "blocks used by nobody");
     assert_eq!(free + cached, total, "free {free} + cached {cached} = total {total}");
 }
@@ -106,14 +108,14 @@ async fn two_hundred_clients_that_leave() {
 
     // The engine notices within two steps; HTTP tells it within the time a connection takes to close.
     let begun = Instant::now();
-    let steps_before = server.metric("engram_steps_total");
+    let steps_before = server.metric("engram_steps_total", "");
     idle(&server).await;
-    let steps = server.metric("engram_steps_total") - steps_before;
+    let steps = server.metric("engram_steps_total", "") - steps_before;
     assert!(begun.elapsed() < Duration::from_secs(5), "idle only after {:?}", begun.elapsed());
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let still = server.metric("engram_steps_total");
+    let still = server.metric("engram_steps_total", "");
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert!(server.metric("engram_steps_total") - still <= 1.0, "the engine goes on without clients");
+    assert!(server.metric("engram_steps_total", "") - still <= 1.0, "the engine goes on without clients");
     assert!(steps < 60.0, "{steps} steps after the last client had gone");
     accounts_balance_when_idle(&server);
 

@@ -27,7 +27,7 @@ async fn sigterm_lets_running_streams_finish() {
     let body = json!({"model": SMOLLM2, "prompt": "def add(a, b):", "max_tokens": 120, "stream": true,
         "ignore_eos": true, "temperature": 0.0});
     let running = tokio::spawn(async move { stream(&reqwest::Client::new(), &url, &body, None).await });
-    while server.metric("engram_sequences_running") < 1.0 {
+    while server.metric("engram_sequences_running", "") < 1.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     server.terminate();
@@ -44,7 +44,7 @@ async fn a_drain_deadline_ends_streams_as_errors() {
     let body = json!({"model": SMOLLM2, "prompt": "def add(a, b):", "max_tokens": 1900, "stream": true,
         "ignore_eos": true, "temperature": 0.0});
     let running = tokio::spawn(async move { stream(&reqwest::Client::new(), &url, &body, None).await });
-    while server.metric("engram_sequences_running") < 1.0 {
+    while server.metric("engram_sequences_running", "") < 1.0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     server.terminate();

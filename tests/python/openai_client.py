@@ -117,7 +117,7 @@ def errors():
     expect(openai.NotFoundError, "model_not_found", model="no-such-model")
     expect(openai.BadRequestError, "unknown_parameter", extra_body={"temprature": 1})
     expect(openai.BadRequestError, "context_length_exceeded", messages=[{"role": "user", "content": "word " * 60000}])
-    expect(openai.BadRequestError, "invalid_parameter", temperature=-1)
+    expect(openai.BadRequestError, "invalid_value", temperature=-1)
 
 
 models()

@@ -14,6 +14,8 @@ pub struct Server {
     data: tempfile::TempDir,
     /// From spawn to the first successful `/ready`.
     pub started_in: Duration,
+    /// Blocks of the KV cache, as told before the first request.
+    pub blocks_total: f64,
 }
 
 /// The binary under test; `make test` builds it first.
@@ -46,7 +48,7 @@ impl Server {
             .stderr(Stdio::from(std::fs::File::create(data.path().join("stderr.log")).expect("a log file")))
             .spawn()
             .expect("spawn engram");
-        let mut server = Self { child, port, data, started_in: Duration::ZERO };
+        let mut server = Self { child, port, data, started_in: Duration::ZERO, blocks_total: 0.0 };
         while !server.is_ready() {
             if let Some(status) = server.child.try_wait().expect("wait") {
                 panic!("engram ended with {status}:\n{}", server.log());
@@ -55,6 +57,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         server.started_in = begun.elapsed();
+        server.blocks_total = server.metric("engram_kv_blocks", "");
         server
     }
 
@@ -86,13 +89,17 @@ impl Server {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// The value of a metric without labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// The value of a metric, its series of this label summed: `label` such as `state="free"`, or nothing.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
         let (_, body) = self.blocking_get("/metrics").expect("metrics");
-        body.lines()
-            .filter_map(|line| line.strip_prefix(name))
-            .find_map(|rest| rest.strip_prefix(' ')?.trim().parse().ok())
-            .unwrap_or_else(|| panic!("no metric {name} in:\n{body}"))
+        let series: Vec<f64> = body
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .filter(|line| line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        assert!(!series.is_empty(), "no metric {name} {label} in:\n{body}");
+        series.iter().sum()
     }
 
     /// Resident memory in bytes.
