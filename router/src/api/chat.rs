@@ -36,7 +36,7 @@ pub async fn create(
     let tally = Tally::new(jobs.len(), 1, facts);
     let generation = Generation::start(&state, &model, jobs).await?;
     let shape =
-        Shape { tools: !request.tools.is_empty(), logprobs: request.logprobs.is_some(), choices: request.options.n };
+        Shape { tools: tool_names(&request.tools), logprobs: request.logprobs.is_some(), choices: request.options.n };
     if request.options.stream {
         let envelope = Envelope::new("chatcmpl-", "chat.completion.chunk", &model.id);
         let chat = ChatStream::new(generation, envelope, tally, shape, request.options.include_usage);
@@ -68,10 +68,14 @@ fn prepare(
 
 /// What the answer's choices look like.
 struct Shape {
-    /// Look for tool calls in the text.
-    tools: bool,
+    /// Tools that were offered; none: text is text.
+    tools: Vec<String>,
     logprobs: bool,
     choices: usize,
+}
+
+fn tool_names(tools: &[Value]) -> Vec<String> {
+    tools.iter().filter_map(|tool| tool["function"]["name"].as_str()).map(str::to_owned).collect()
 }
 
 /// The whole answer in one piece.
@@ -89,8 +93,8 @@ async fn answer(
 fn choice(index: usize, output: &Output, shape: &Shape) -> Value {
     let mut message = json!({"role": "assistant", "content": output.text, "refusal": null});
     let mut finish = output.finish;
-    if shape.tools {
-        let mut parser = ToolCallParser::default();
+    if !shape.tools.is_empty() {
+        let mut parser = ToolCallParser::new(shape.tools.clone());
         let mut pieces = parser.push(&output.text);
         pieces.extend(parser.finish());
         let mut text = String::new();
@@ -128,11 +132,16 @@ fn finish_with_calls(finish: Finish) -> Finish {
 }
 
 /// One choice of a stream.
-#[derive(Default)]
 struct ChoiceState {
     parser: ToolCallParser,
     /// Positions whose text is still held back.
     positions: Vec<ScoredPosition>,
+}
+
+impl ChoiceState {
+    fn new(shape: &Shape) -> Self {
+        Self { parser: ToolCallParser::new(shape.tools.clone()), positions: Vec::new() }
+    }
 }
 
 /// A streamed answer: events of the generation in, SSE chunks out.
@@ -149,7 +158,7 @@ struct ChatStream {
 
 impl ChatStream {
     fn new(generation: Generation, envelope: Envelope, tally: Tally, shape: Shape, include_usage: bool) -> Self {
-        let choices = (0..shape.choices).map(|_| ChoiceState::default()).collect();
+        let choices = (0..shape.choices).map(|_| ChoiceState::new(&shape)).collect();
         let mut stream =
             Self { generation, envelope, tally, shape, include_usage, choices, ready: VecDeque::new(), ended: false };
         for index in 0..stream.choices.len() {
@@ -181,7 +190,7 @@ impl ChatStream {
             Event::Prompt(_) => {}
             Event::Text { text, positions } => {
                 self.choices[index].positions.extend(positions);
-                if !self.shape.tools {
+                if self.shape.tools.is_empty() {
                     return self.push(index, json!({"content": text}), None);
                 }
                 let pieces = self.choices[index].parser.push(&text);
@@ -190,7 +199,7 @@ impl ChatStream {
             Event::End { finish, usage } => {
                 self.tally.add(index, usage);
                 let mut finish = finish;
-                if self.shape.tools {
+                if !self.shape.tools.is_empty() {
                     let pieces = self.choices[index].parser.finish();
                     self.push_pieces(index, pieces);
                     if self.choices[index].parser.calls() > 0 {

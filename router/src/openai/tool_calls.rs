@@ -1,13 +1,17 @@
 //! Tool calls in a model's text: `<tool_call>{"name": .., "arguments": {..}}</tool_call>`, the form
-//! that Qwen's and Hermes' templates ask for.
+//! that Qwen's and Hermes' templates ask for, and the same JSON without tags as the whole answer,
+//! which is what small models make of it.
 //!
 //! The parser works on text as it streams. What is not a well-formed call stays text, tags
-//! included: nothing the model said is lost, and no call is made up.
+//! included: nothing the model said is lost, and no call is made up. Without tags a call must name
+//! a tool that was offered, for JSON alone is also a fair answer.
 
 use serde_json::Value;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
+/// How an answer that is a call without tags begins, white space aside.
+const BARE: &str = "{\"name\":\"";
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +27,28 @@ pub enum Piece {
     },
 }
 
+/// Where in the answer the parser is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// So far the answer could be a call without tags.
+    #[default]
+    Start,
+    /// It begins like one: held to the end, which tells.
+    Bare,
+    /// In text.
+    Outside,
+    /// After `<tool_call>`.
+    Inside,
+}
+
 /// Splits streamed text into text and calls. Each byte is looked at a bounded number of times.
 #[derive(Debug, Default)]
 pub struct ToolCallParser {
-    /// Text that could still become part of a tag, or the inside of an open call.
+    /// Names of the tools that were offered.
+    offered: Vec<String>,
+    /// Text that could still become part of a tag, or the inside of a call.
     pending: String,
-    /// Inside `<tool_call>`.
-    inside: bool,
+    place: Place,
     /// Bytes of `pending` in which no closing tag begins.
     scanned: usize,
     /// Calls found so far.
@@ -37,6 +56,11 @@ pub struct ToolCallParser {
 }
 
 impl ToolCallParser {
+    /// A parser for an answer to a request that offered these tools.
+    pub fn new(offered: Vec<String>) -> Self {
+        Self { offered, ..Self::default() }
+    }
+
     /// Takes the next text, and returns what is now certain.
     pub fn push(&mut self, text: &str) -> Vec<Piece> {
         self.pending.push_str(text);
@@ -48,13 +72,17 @@ impl ToolCallParser {
     /// The text is complete: returns what was held back.
     pub fn finish(&mut self) -> Vec<Piece> {
         let rest = std::mem::take(&mut self.pending);
-        if self.inside {
-            self.inside = false;
+        match self.place {
             // Models often stop right after the arguments, without the closing tag.
-            return match self.call(&rest) {
-                Some(call) => vec![call],
-                None => vec![Piece::Text(format!("{OPEN}{rest}"))],
-            };
+            Place::Inside => {
+                self.place = Place::Outside;
+                return vec![self.call(&rest).unwrap_or_else(|| Piece::Text(format!("{OPEN}{rest}")))];
+            }
+            Place::Bare => {
+                self.place = Place::Outside;
+                return self.bare_calls(&rest).unwrap_or_else(|| vec![Piece::Text(rest)]);
+            }
+            Place::Start | Place::Outside => {}
         }
         let nothing_but_space_after_calls = self.calls > 0 && rest.trim().is_empty();
         if rest.is_empty() || nothing_but_space_after_calls { Vec::new() } else { vec![Piece::Text(rest)] }
@@ -67,7 +95,31 @@ impl ToolCallParser {
 
     /// One tag or one stretch of text; whether there may be more.
     fn step(&mut self, pieces: &mut Vec<Piece>) -> bool {
-        if self.inside { self.step_inside(pieces) } else { self.step_outside(pieces) }
+        match self.place {
+            Place::Start => self.step_start(),
+            Place::Bare => false,
+            Place::Outside => self.step_outside(pieces),
+            Place::Inside => self.step_inside(pieces),
+        }
+    }
+
+    /// Leaves the start once it is clear how the answer begins.
+    fn step_start(&mut self) -> bool {
+        let mut wanted = BARE.chars();
+        for found in self.pending.chars().filter(|c| !c.is_whitespace()) {
+            match wanted.next() {
+                None => break,
+                Some(expected) if expected == found => {}
+                Some(_) => {
+                    self.place = Place::Outside;
+                    return true;
+                }
+            }
+        }
+        if wanted.as_str().is_empty() {
+            self.place = Place::Bare;
+        }
+        false
     }
 
     fn step_outside(&mut self, pieces: &mut Vec<Piece>) -> bool {
@@ -75,7 +127,7 @@ impl ToolCallParser {
             // Line breaks before a call belong to the format, not to the answer.
             push_text(pieces, self.pending[..at].trim_end());
             self.pending.drain(..at + OPEN.len());
-            self.inside = true;
+            self.place = Place::Inside;
             self.scanned = 0;
             return true;
         }
@@ -94,7 +146,7 @@ impl ToolCallParser {
         let at = self.scanned + at;
         let body = self.pending[..at].to_owned();
         self.pending.drain(..at + CLOSE.len());
-        self.inside = false;
+        self.place = Place::Outside;
         self.scanned = 0;
         match self.call(&body) {
             Some(call) => pieces.push(call),
@@ -103,22 +155,39 @@ impl ToolCallParser {
         true
     }
 
-    /// The call that `body` is, if it is one.
-    fn call(&mut self, body: &str) -> Option<Piece> {
-        let value: Value = serde_json::from_str(body.trim()).ok()?;
-        let name = value.get("name")?.as_str().filter(|name| !name.is_empty())?.to_owned();
-        let arguments = match value.get("arguments").or_else(|| value.get("parameters")) {
-            None | Some(Value::Null) => "{}".to_owned(),
-            Some(Value::String(text)) => {
-                serde_json::from_str::<Value>(text).ok().filter(Value::is_object)?;
-                text.clone()
-            }
-            Some(object @ Value::Object(_)) => object.to_string(),
-            Some(_) => return None,
-        };
-        self.calls += 1;
-        Some(Piece::Call { name, arguments })
+    /// The calls that a whole answer is: one JSON object after the other, each naming an offered tool.
+    fn bare_calls(&mut self, body: &str) -> Option<Vec<Piece>> {
+        let values = serde_json::Deserializer::from_str(body).into_iter::<Value>();
+        let calls: Vec<Piece> = values.map(|value| as_call(&value.ok()?)).collect::<Option<_>>()?;
+        let offered = |call: &Piece| matches!(call, Piece::Call { name, .. } if self.offered.contains(name));
+        if calls.is_empty() || !calls.iter().all(offered) {
+            return None;
+        }
+        self.calls += calls.len();
+        Some(calls)
     }
+
+    /// The call that the inside of a tag is, if it is one.
+    fn call(&mut self, body: &str) -> Option<Piece> {
+        let call = as_call(&serde_json::from_str(body.trim()).ok()?)?;
+        self.calls += 1;
+        Some(call)
+    }
+}
+
+/// `{"name": .., "arguments": ..}` as a call.
+fn as_call(value: &Value) -> Option<Piece> {
+    let name = value.get("name")?.as_str().filter(|name| !name.is_empty())?.to_owned();
+    let arguments = match value.get("arguments").or_else(|| value.get("parameters")) {
+        None | Some(Value::Null) => "{}".to_owned(),
+        Some(Value::String(text)) => {
+            serde_json::from_str::<Value>(text).ok().filter(Value::is_object)?;
+            text.clone()
+        }
+        Some(object @ Value::Object(_)) => object.to_string(),
+        Some(_) => return None,
+    };
+    Some(Piece::Call { name, arguments })
 }
 
 fn push_text(pieces: &mut Vec<Piece>, text: &str) {
@@ -143,7 +212,7 @@ mod tests {
 
     /// The pieces of `text`, fed `step` characters at a time, adjacent texts joined.
     fn parse(text: &str, step: usize) -> Vec<Piece> {
-        let mut parser = ToolCallParser::default();
+        let mut parser = ToolCallParser::new(vec!["f".into(), "g".into()]);
         let chars: Vec<char> = text.chars().collect();
         let mut all: Vec<Piece> = Vec::new();
         let mut pieces: Vec<Piece> = Vec::new();
@@ -181,6 +250,14 @@ mod tests {
                 vec![call("f", "{\"a\": 2}")],
             ),
             ("", vec![]),
+            ("{\"name\": \"f\", \"arguments\": {\"a\": 1}}", vec![call("f", r#"{"a":1}"#)]),
+            ("\n{ \"name\":\"f\"}\n{\"name\": \"g\", \"arguments\": {}}\n", vec![call("f", "{}"), call("g", "{}")]),
+            ("{\"name\": \"h\", \"arguments\": {}}", vec![text("{\"name\": \"h\", \"arguments\": {}}")]),
+            ("{\"name\": \"f\"} is it", vec![text("{\"name\": \"f\"} is it")]),
+            ("{\"name\": \"f\", \"argu", vec![text("{\"name\": \"f\", \"argu")]),
+            ("{\"nam", vec![text("{\"nam")]),
+            ("{ x }", vec![text("{ x }")]),
+            ("  \n", vec![text("  \n")]),
         ];
         for (input, expected) in table {
             for step in [1, 2, 3, 5, 1000] {
