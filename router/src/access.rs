@@ -71,7 +71,7 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
         route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
         status: None,
         body_ended: false,
-        _in_flight: in_flight,
+        in_flight,
     };
     let mut response = next.run(request).instrument(span).await;
     ending.status = Some(response.status());
@@ -90,7 +90,7 @@ struct Ending {
     /// `None` until the head of the answer is known.
     status: Option<StatusCode>,
     body_ended: bool,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 impl Drop for Ending {
@@ -109,11 +109,11 @@ impl Drop for Ending {
         let status = self.status.map_or(499, |status| status.as_u16());
         let route = self.route.as_deref().unwrap_or("unmatched");
         self.state.metrics().request_ended(route, self.method.as_str(), status, outcome, elapsed);
-        let milliseconds = elapsed.as_secs_f64() * 1e3;
+        let milliseconds = (elapsed.as_secs_f64() * 1e4).round() / 10.0;
         let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
         let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
-        if self._in_flight.is_some() {
+        if self.in_flight.is_some() {
             tracing::info!(status, outcome, milliseconds, prompt_tokens, cached_tokens, completion_tokens, "answered");
         } else {
             tracing::debug!(status, outcome, milliseconds, "answered");
