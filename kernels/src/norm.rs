@@ -3,7 +3,7 @@
 //! A row's sums run in eight lanes of four accumulators, one order for a row length.
 
 use crate::disjoint::{Disjoint, over_rows};
-use crate::dispatch::{Isa, isa};
+use crate::dispatch::isa;
 use crate::error::KernelError;
 use crate::lanes::{LANES, Lanes, lanes_entry};
 
@@ -82,11 +82,6 @@ pub(crate) fn same_length(what: &'static str, expected: usize, actual: usize) ->
     if expected == actual { Ok(()) } else { Err(KernelError::Length { what, expected, actual }) }
 }
 
-/// `out = a + b`, of equal lengths.
-pub(crate) fn add(isa: Isa, a: &[f32], b: &[f32], out: &mut [f32]) {
-    run_add(isa, a, b, out);
-}
-
 lanes_entry! { fn run_add / run_add_avx2(a: &[f32], b: &[f32], out: &mut [f32]) = add_lanes }
 lanes_entry! {
     fn run_rms / run_rms_avx2(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_lanes
@@ -162,6 +157,7 @@ fn layer_lanes<L: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch::Isa;
 
     fn values(len: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;

@@ -22,6 +22,7 @@ use std::cell::RefCell;
 
 pub use error::AttentionError;
 pub use kv::{KvShape, KvSlice, KvSliceMut, PagedKv, write_kv};
+pub(crate) use plan::visible;
 use tile::{Call, Scratch};
 
 use crate::disjoint::Disjoint;
@@ -89,24 +90,37 @@ fn checked<'a>(
 ) -> Result<Call<'a>, AttentionError> {
     let values = kv.shape.values()?;
     let row = heads * kv.shape.head_dim;
-    if heads == 0 || !heads.is_multiple_of(kv.shape.kv_heads) {
-        return Err(AttentionError::Heads { heads, kv_heads: kv.shape.kv_heads });
-    }
+    let tokens = q.len().checked_div(row).unwrap_or(0);
+    check(tokens, heads, kv.shape, spans, params)?;
     for (what, expected, actual) in [
         ("keys of the cache", values, kv.k.len()),
         ("values of the cache", values, kv.v.len()),
-        ("attention queries", q.len() / row * row, q.len()),
+        ("attention queries", tokens * row, q.len()),
         ("attention output", q.len(), out_len),
     ] {
         if expected != actual {
             return Err(AttentionError::Length { what, expected, actual });
         }
     }
+    Ok(Call { q, heads, group: heads / kv.shape.kv_heads, kv, spans, params: *params })
+}
+
+/// Checks what a call says about its batch and cache, whatever holds them.
+pub(crate) fn check(
+    tokens: usize,
+    heads: usize,
+    shape: KvShape,
+    spans: &[SequenceSpan],
+    params: &AttentionParams,
+) -> Result<(), AttentionError> {
+    shape.values()?;
+    if heads == 0 || !heads.is_multiple_of(shape.kv_heads) {
+        return Err(AttentionError::Heads { heads, kv_heads: shape.kv_heads });
+    }
     if params.window == Some(0) {
         return Err(AttentionError::EmptyWindow);
     }
-    plan::check_spans(spans, q.len() / row, kv.shape)?;
-    Ok(Call { q, heads, group: heads / kv.shape.kv_heads, kv, spans, params: *params })
+    plan::check_spans(spans, tokens, shape)
 }
 
 thread_local! {

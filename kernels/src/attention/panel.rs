@@ -1,5 +1,7 @@
 //! K and V of one chunk of keys, brought from their blocks into f32 panels in cache.
 
+use half::{bf16, f16};
+
 use super::CHUNK;
 use super::kv::KvSlice;
 use crate::lanes::{LANES, Lanes};
@@ -19,47 +21,61 @@ pub(super) fn key_rows(table: &[u32], first: usize, shape: super::KvShape, kv_he
     }
 }
 
-/// Eight values of a row, whatever the cache holds.
-///
-/// # Safety
-/// `at + 8` values are in the slice.
-#[inline(always)]
-unsafe fn load<L: Lanes>(kv: KvSlice<'_>, at: usize) -> L {
-    debug_assert!(at + LANES <= kv.len());
-    // SAFETY: the caller's promise.
-    unsafe {
-        match kv {
-            KvSlice::F32(x) => L::load(x.as_ptr().add(at)),
-            KvSlice::F16(x) => L::load_f16(x.as_ptr().add(at)),
-            KvSlice::BF16(x) => L::load_bf16(x.as_ptr().add(at)),
-        }
+/// A value of a cache.
+trait KvValue: Copy {
+    /// # Safety
+    /// Eight values can be read at `src`.
+    unsafe fn load<L: Lanes>(src: *const Self) -> L;
+    fn to_f32(self) -> f32;
+}
+
+impl KvValue for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(src: *const f32) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load(src) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
     }
 }
 
-/// The last `len` < 8 values of a row, zeros after them.
+impl KvValue for f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(src: *const f16) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f16(src) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+}
+
+impl KvValue for bf16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(src: *const bf16) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_bf16(src) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+}
+
+/// The last, fewer than eight, values of a row; zeros after them.
 #[inline(always)]
-fn load_tail<L: Lanes>(kv: KvSlice<'_>, at: usize, len: usize) -> L {
+fn load_tail<T: KvValue, L: Lanes>(tail: &[T]) -> L {
     let mut all = [0f32; LANES];
-    for (i, value) in all[..len].iter_mut().enumerate() {
-        *value = match kv {
-            KvSlice::F32(x) => x[at + i],
-            KvSlice::F16(x) => x[at + i].to_f32(),
-            KvSlice::BF16(x) => x[at + i].to_f32(),
-        };
+    for (value, from) in all.iter_mut().zip(tail) {
+        *value = from.to_f32();
     }
     L::load_at(&all, 0)
-}
-
-/// Dimensions `d .. d + 8` of a row, zeros past `head_dim`.
-#[inline(always)]
-fn load_part<L: Lanes>(kv: KvSlice<'_>, row: usize, d: usize, head_dim: usize) -> L {
-    if d + LANES <= head_dim {
-        assert!(row + head_dim <= kv.len());
-        // SAFETY: within the row, and the row is within the slice by the check above.
-        unsafe { load(kv, row + d) }
-    } else {
-        load_tail(kv, row + d, head_dim - d)
-    }
 }
 
 /// Asks for the cache lines of rows that are read next.
@@ -77,42 +93,78 @@ pub(super) fn prefetch<L: Lanes>(kv: KvSlice<'_>, rows: &[usize], head_dim: usiz
     }
 }
 
-/// Keys of a chunk, turned: `panel[d][key]`, `[head_dim rounded up to 8, CHUNK]`; keys past `rows` are zero up to
-/// the next eight, and are not touched from there.
+/// Keys of a chunk, turned: `panel[d][key]`, `[head_dim rounded up to 8, CHUNK]`, in whole groups of eight keys;
+/// columns past `rows` hold numbers that mean nothing.
 #[inline(always)]
 pub(super) fn gather_keys<L: Lanes>(k: KvSlice<'_>, rows: &[usize], head_dim: usize, panel: &mut [f32]) {
-    assert!(rows.len() <= CHUNK && panel.len() >= head_dim.next_multiple_of(LANES) * CHUNK);
-    for (group, rows) in rows.chunks(LANES).enumerate() {
-        for d in (0..head_dim).step_by(LANES) {
-            let mut eight = [L::zero(); LANES];
-            if rows.len() == LANES {
-                for i in 0..LANES {
-                    eight[i] = load_part(k, rows[i], d, head_dim);
-                }
-            } else {
-                for (i, &row) in rows.iter().enumerate() {
-                    eight[i] = load_part(k, row, d, head_dim);
-                }
-            }
-            let columns = L::transpose(eight);
-            for (i, column) in columns.into_iter().enumerate() {
-                // SAFETY: d + i is below head_dim rounded up and the group below CHUNK / 8: inside, by the check above.
-                unsafe { column.store(panel.as_mut_ptr().add((d + i) * CHUNK + group * LANES)) };
-            }
-        }
+    match k {
+        KvSlice::F32(k) => turn::<f32, L>(k, rows, head_dim, panel),
+        KvSlice::F16(k) => turn::<f16, L>(k, rows, head_dim, panel),
+        KvSlice::BF16(k) => turn::<bf16, L>(k, rows, head_dim, panel),
     }
 }
 
 /// Values of a chunk: `panel[key][d]`, `[CHUNK, head_dim rounded up to 8]`, zeros past `head_dim`.
 #[inline(always)]
 pub(super) fn gather_values<L: Lanes>(v: KvSlice<'_>, rows: &[usize], head_dim: usize, panel: &mut [f32]) {
-    let width = head_dim.next_multiple_of(LANES);
-    assert!(panel.len() >= rows.len() * width);
-    for (key, &row) in rows.iter().enumerate() {
-        for d in (0..head_dim).step_by(LANES) {
-            let part: L = load_part(v, row, d, head_dim);
-            // SAFETY: d + 8 is at most the width, and `rows.len()` rows of it are inside, by the check above.
-            unsafe { part.store(panel.as_mut_ptr().add(key * width + d)) };
+    match v {
+        KvSlice::F32(v) => widen::<f32, L>(v, rows, head_dim, panel),
+        KvSlice::F16(v) => widen::<f16, L>(v, rows, head_dim, panel),
+        KvSlice::BF16(v) => widen::<bf16, L>(v, rows, head_dim, panel),
+    }
+}
+
+#[inline(always)]
+fn turn<T: KvValue, L: Lanes>(k: &[T], rows: &[usize], head_dim: usize, panel: &mut [f32]) {
+    assert!(rows.len() <= CHUNK && panel.len() >= head_dim.next_multiple_of(LANES) * CHUNK);
+    let whole = head_dim / LANES * LANES;
+    for (group, rows) in rows.chunks(LANES).enumerate() {
+        // Short of eight keys the last one stands in for the others, whose scores nobody reads.
+        let keys: [&[T]; LANES] = std::array::from_fn(|i| &k[rows[i.min(rows.len() - 1)]..][..head_dim]);
+        for d in (0..whole).step_by(LANES) {
+            let mut eight = [L::zero(); LANES];
+            for i in 0..LANES {
+                // SAFETY: d + 8 is at most head_dim, the length of the key.
+                eight[i] = unsafe { T::load(keys[i].as_ptr().add(d)) };
+            }
+            // SAFETY: see `store_columns`.
+            unsafe { store_columns(L::transpose(eight), d, group, panel) };
+        }
+        if whole < head_dim {
+            let mut eight = [L::zero(); LANES];
+            for i in 0..LANES {
+                eight[i] = load_tail(&keys[i][whole..]);
+            }
+            // SAFETY: see `store_columns`.
+            unsafe { store_columns(L::transpose(eight), whole, group, panel) };
+        }
+    }
+}
+
+/// Dimensions `d .. d + 8` of one group of eight keys.
+///
+/// # Safety
+/// `d + 8` rows of CHUNK are in the panel, and the group is below CHUNK / 8.
+#[inline(always)]
+unsafe fn store_columns<L: Lanes>(columns: [L; LANES], d: usize, group: usize, panel: &mut [f32]) {
+    debug_assert!((d + LANES) * CHUNK <= panel.len());
+    for (i, column) in columns.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { column.store(panel.as_mut_ptr().add((d + i) * CHUNK + group * LANES)) };
+    }
+}
+
+#[inline(always)]
+fn widen<T: KvValue, L: Lanes>(v: &[T], rows: &[usize], head_dim: usize, panel: &mut [f32]) {
+    let (width, whole) = (head_dim.next_multiple_of(LANES), head_dim / LANES * LANES);
+    for (&row, panel) in rows.iter().zip(panel.chunks_exact_mut(width)) {
+        let row = &v[row..][..head_dim];
+        for d in (0..whole).step_by(LANES) {
+            // SAFETY: d + 8 is at most head_dim, the length of the row, and that at most the panel row's.
+            unsafe { T::load::<L>(row.as_ptr().add(d)).store(panel.as_mut_ptr().add(d)) };
+        }
+        if whole < head_dim {
+            load_tail::<T, L>(&row[whole..]).store_at(panel, whole);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Tile {
 
 /// Keys a query at `position` sees.
 #[inline(always)]
-pub(super) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
+pub(crate) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
     let end = position + 1;
     end - window.map_or(end, |w| w.min(end))..end
 }

@@ -246,7 +246,8 @@ fn every_wrong_size_and_id_is_named() {
     check(&|c| c.shape.num_blocks = usize::MAX, "cannot be");
     check(&|c| c.k.truncate(10), "keys of the cache: expected 384 values, got 10");
     check(&|c| c.v.truncate(10), "values of the cache");
-    check(&|c| c.q.truncate(95), "attention queries: expected 64 values, got 95");
+    check(&|c| c.q.truncate(95), "span 1: queries 2 .. 2 + 1 of 2 tokens");
+    check(&|c| c.q.push(0.0), "attention queries: expected 96 values, got 97");
     check(&|c| c.params.window = Some(0), "window of 0");
     check(&|c| c.spans[1].query_start = 3, "span 1: queries 3 .. 3 + 1 of 3 tokens");
     check(&|c| c.spans[1].query_start = usize::MAX, "span 1: queries");

@@ -1,74 +1,14 @@
-//! Attention over the paged KV cache, and the writes to it.
+//! Attention over the paged KV cache.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::storage::{cache, cache_mut, floats};
+use super::kv::kv_shape;
+use super::storage::{cache, floats};
 use super::{AttentionParams, Path, SequenceSpan};
-use crate::attention::{self as kernel, KvShape, PagedKv};
+use crate::attention::{self as kernel, PagedKv};
 
-fn kv_shape(layout: &Layout) -> Result<KvShape> {
-    let (num_blocks, kv_heads, block_size, head_dim) = layout.shape().dims4()?;
-    Ok(KvShape { num_blocks, kv_heads, block_size, head_dim })
-}
-
-struct WriteKv<'a> {
-    slots: &'a [u32],
-}
-
-impl InplaceOp2 for WriteKv<'_> {
-    fn name(&self) -> &'static str {
-        "write-kv"
-    }
-
-    fn cpu_fwd(&self, target: &mut CpuStorage, tl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
-        let x = floats(x, xl, "write-kv")?;
-        let shape = kv_shape(tl)?;
-        kernel::write_kv(x, self.slots, shape, cache_mut(target, tl, "write-kv")?).map_err(candle_core::Error::wrap)
-    }
-}
-
-/// Writes K and V of a step into the cache, in place.
-///
-/// k, v `[tokens, kv_heads, head_dim]`; caches `[num_blocks, kv_heads, block_size, head_dim]`; token i goes to slot
-/// `slot_mapping[i] = block * block_size + offset`. The engine's thread owns the caches and runs one pass at a time,
-/// so nobody reads while this writes.
-pub fn write_kv(
-    path: Path,
-    k: &Tensor,
-    v: &Tensor,
-    k_cache: &Tensor,
-    v_cache: &Tensor,
-    slot_mapping: &[u32],
-) -> Result<()> {
-    if slot_mapping.is_empty() {
-        return Ok(());
-    }
-    for (x, target) in [(k, k_cache), (v, v_cache)] {
-        match path {
-            Path::Kernels => target.inplace_op2(&x.contiguous()?, &WriteKv { slots: slot_mapping })?,
-            Path::Plain => scatter_kv(x, target, slot_mapping)?,
-        }
-    }
-    Ok(())
-}
-
-/// The same in candle's ops: one scatter over the flattened cache.
-fn scatter_kv(x: &Tensor, target: &Tensor, slots: &[u32]) -> Result<()> {
-    let (num_blocks, kv_heads, block_size, head_dim) = target.dims4()?;
-    if let Some(slot) = slots.iter().find(|&&slot| slot as usize >= num_blocks * block_size) {
-        bail!("write-kv: slot {slot} is past the cache of {} tokens", num_blocks * block_size)
-    }
-    // Cache rows are (block, head, offset); the row of (slot, head) in [num_blocks * kv_heads * block_size].
-    let row = |slot: u32, head: usize| {
-        let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
-        ((block * kv_heads + head) * block_size + offset) as u32
-    };
-    let rows: Vec<u32> = slots.iter().flat_map(|&slot| (0..kv_heads).map(move |head| row(slot, head))).collect();
-    let count = rows.len();
-    let index = Tensor::from_vec(rows, (count, 1), target.device())?.broadcast_as((count, head_dim))?.contiguous()?;
-    let flat = target.reshape((num_blocks * kv_heads * block_size, head_dim))?;
-    flat.scatter_set(&index, &x.reshape((count, head_dim))?.to_dtype(target.dtype())?.contiguous()?, 0)
-}
+/// Queries whose scores [`Path::Plain`] holds at once: 256 x context x heads f32.
+const PLAIN_QUERIES: usize = 256;
 
 struct PagedAttention<'a> {
     spans: &'a [SequenceSpan],
@@ -100,8 +40,9 @@ impl CustomOp3 for PagedAttention<'_> {
 
 /// Causal attention of a batch's queries over the cached contexts of their sequences.
 ///
-/// q `[tokens, heads, head_dim]` f32; caches `[num_blocks, kv_heads, block_size, head_dim]`; gives
-/// `[tokens, heads, head_dim]`. See [`kernel::paged_attention`].
+/// q `[tokens, heads, head_dim]` f32; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous; gives
+/// `[tokens, heads, head_dim]`, zeros for rows in no span. Errors: [`kernel::AttentionError`], shapes that do not fit.
+/// See [`kernel::paged_attention`].
 pub fn paged_attention(
     path: Path,
     q: &Tensor,
@@ -110,67 +51,67 @@ pub fn paged_attention(
     spans: &[SequenceSpan],
     params: &AttentionParams,
 ) -> Result<Tensor> {
+    let (tokens, heads, head_dim) = q.dims3()?;
+    if k_cache.dims4()?.3 != head_dim || k_cache.shape() != v_cache.shape() {
+        bail!("paged-attention: queries {:?} over keys {:?} and values {:?}", q.dims(), k_cache.dims(), v_cache.dims())
+    }
     if path == Path::Kernels {
         return q.contiguous()?.apply_op3_no_bwd(k_cache, v_cache, &PagedAttention { spans, params });
     }
-    let parts = spans
-        .iter()
-        .map(|span| attend_span(q, k_cache, v_cache, span, params))
-        .collect::<Result<Vec<_>>>()?;
-    if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
+    kernel::check(tokens, heads, kv_shape(k_cache.layout())?, spans, params).map_err(candle_core::Error::wrap)?;
+    let out = Tensor::zeros(q.shape(), DType::F32, q.device())?;
+    for span in spans.iter().filter(|span| span.query_len > 0) {
+        let (k, v) = (gather(k_cache, span)?, gather(v_cache, span)?);
+        for start in (0..span.query_len).step_by(PLAIN_QUERIES) {
+            let len = PLAIN_QUERIES.min(span.query_len - start);
+            let first = span.context_len - span.query_len + start;
+            // Later keys than its last query's nobody of this part sees.
+            let (k, v) = (k.narrow(1, 0, first + len)?, v.narrow(1, 0, first + len)?);
+            let queries = q.narrow(0, span.query_start + start, len)?;
+            out.slice_set(&attend(&queries, &k, &v, first, params)?, 0, span.query_start + start)?;
+        }
+    }
+    Ok(out)
 }
 
-/// One sequence in candle's ops: gather its K and V, masked softmax of the scores, weighted sum.
-fn attend_span(
-    q: &Tensor,
-    k_cache: &Tensor,
-    v_cache: &Tensor,
-    span: &SequenceSpan,
-    params: &AttentionParams,
-) -> Result<Tensor> {
-    let (_, heads, head_dim) = q.dims3()?;
-    let kv_heads = k_cache.dim(1)?;
+/// Queries at positions `first ..` of one sequence in candle's ops: masked softmax of the scores, weighted sum.
+///
+/// q `[queries, heads, head_dim]`; k, v `[kv_heads, context, head_dim]` f32.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, first: usize, params: &AttentionParams) -> Result<Tensor> {
+    let (queries, heads, head_dim) = q.dims3()?;
+    let (kv_heads, context, _) = k.dims3()?;
     let group = heads / kv_heads;
-    let context = span.context_len;
-    let k = gather(k_cache, span)?;
-    let v = gather(v_cache, span)?;
-    // [queries, heads, head_dim] -> [kv_heads, group * queries, head_dim]
-    let q = q.narrow(0, span.query_start, span.query_len)?.reshape((span.query_len, kv_heads, group, head_dim))?;
-    let q = q.permute((1, 2, 0, 3))?.contiguous()?.reshape((kv_heads, group * span.query_len, head_dim))?;
+    // [queries, kv_heads, group, head_dim] -> [kv_heads, group * queries, head_dim]
+    let q = q.reshape((queries, kv_heads, group, head_dim))?.permute((1, 2, 0, 3))?.contiguous()?;
+    let q = q.reshape((kv_heads, group * queries, head_dim))?;
     let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(params.scale))?;
-    let scores = scores.reshape((kv_heads, group, span.query_len, context))?;
-    let scores = scores.broadcast_add(&mask(span, params, q.device())?)?;
-    let max = scores.max_keepdim(D::Minus1)?;
-    let exps = scores.broadcast_sub(&max)?.exp()?;
+    let mut scores = scores.reshape((kv_heads, group, queries, context))?;
+    if queries > 1 || params.window.is_some_and(|window| window < context) {
+        scores = scores.broadcast_add(&mask(first, queries, context, params.window, q.device())?)?;
+    }
+    let exps = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let weights = exps.broadcast_div(&exps.sum_keepdim(D::Minus1)?)?;
-    let out = weights.reshape((kv_heads, group * span.query_len, context))?.matmul(&v)?;
+    let out = weights.reshape((kv_heads, group * queries, context))?.matmul(&v.contiguous()?)?;
     // [kv_heads, group, queries, head_dim] -> [queries, heads, head_dim]
-    let out = out.reshape((kv_heads, group, span.query_len, head_dim))?.permute((2, 0, 1, 3))?.contiguous()?;
-    out.reshape((span.query_len, heads, head_dim))
+    let out = out.reshape((kv_heads, group, queries, head_dim))?.permute((2, 0, 1, 3))?.contiguous()?;
+    out.reshape((queries, heads, head_dim))
 }
 
 /// A sequence's keys or values in order of position: `[kv_heads, context, head_dim]` f32.
 fn gather(cache: &Tensor, span: &SequenceSpan) -> Result<Tensor> {
     let (_, kv_heads, block_size, head_dim) = cache.dims4()?;
-    let used = span.context_len.div_ceil(block_size);
-    let Some(ids) = span.block_table.get(..used) else {
-        bail!("paged-attention: {} blocks for a context of {} tokens", span.block_table.len(), span.context_len)
-    };
+    let ids = &span.block_table[..span.context_len.div_ceil(block_size)];
     let blocks = cache.index_select(&Tensor::new(ids, cache.device())?, 0)?.to_dtype(DType::F32)?;
     // [blocks, kv_heads, block_size, head_dim] -> [kv_heads, blocks * block_size, head_dim]
-    let rows = blocks.transpose(0, 1)?.contiguous()?.reshape((kv_heads, used * block_size, head_dim))?;
-    rows.narrow(1, 0, span.context_len)?.contiguous()
+    let rows = blocks.transpose(0, 1)?.contiguous()?.reshape((kv_heads, ids.len() * block_size, head_dim))?;
+    rows.narrow(1, 0, span.context_len)
 }
 
 /// 0 where a query sees a key, -inf elsewhere: `[queries, context]`.
-fn mask(span: &SequenceSpan, params: &AttentionParams, device: &candle_core::Device) -> Result<Tensor> {
-    let first = span.context_len - span.query_len;
-    let sees = |query: usize, key: usize| {
-        let position = first + query;
-        key <= position && params.window.is_none_or(|window| key + window > position)
-    };
-    let values: Vec<f32> = (0..span.query_len)
-        .flat_map(|query| (0..span.context_len).map(move |key| if sees(query, key) { 0.0 } else { f32::NEG_INFINITY }))
-        .collect();
-    Tensor::from_vec(values, (span.query_len, span.context_len), device)
+fn mask(first: usize, queries: usize, context: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let mut values = vec![f32::NEG_INFINITY; queries * context];
+    for (query, row) in values.chunks_exact_mut(context).enumerate() {
+        row[kernel::visible(first + query, window)].fill(0.0);
+    }
+    Tensor::from_vec(values, (queries, context), device)
 }

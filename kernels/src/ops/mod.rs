@@ -5,18 +5,22 @@
 //! straightforward form that the kernels are tested against.
 
 mod attention;
+mod kv;
 mod linear;
 mod pointwise;
 mod rope;
 mod storage;
+#[cfg(test)]
+mod tests;
 
-pub use attention::{paged_attention, write_kv};
+pub use attention::paged_attention;
+pub use kv::write_kv;
 pub use linear::{LinearWeight, embedding, linear, select_rows};
 pub use pointwise::{add_rms_norm, gelu_tanh, layer_norm, rms_norm, silu_mul};
 pub use rope::rope;
 
 pub use crate::attention::{AttentionParams, SequenceSpan};
-pub use crate::rope::{RopeLayout, RopeTable};
+pub use crate::rope::{RopeError, RopeLayout, RopeScaling, RopeTable};
 
 /// Which of its two forms an operation runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,14 @@ use super::Path;
 use super::storage::floats;
 use crate::{activation, norm};
 
+/// A norm's weight is as long as the last axis.
+fn same_features(x: &Layout, weight: &Layout, op: &str) -> Result<()> {
+    if x.dims().last() != weight.dims().last() {
+        bail!("{op}: input {:?}, weight {:?}", x.dims(), weight.dims())
+    }
+    Ok(())
+}
+
 struct RmsNorm {
     eps: f32,
 }
@@ -17,6 +25,7 @@ impl CustomOp2 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?);
+        same_features(xl, wl, self.name())?;
         let mut out = vec![0f32; x.len()];
         norm::rms_norm(x, weight, self.eps, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), xl.shape().clone()))
@@ -46,6 +55,7 @@ pub fn add_rms_norm(path: Path, residual: &Tensor, x: &Tensor, weight: &Tensor, 
     if residual.shape() != x.shape() {
         bail!("add-rms-norm: residual is {:?}, what is added {:?}", residual.shape(), x.shape())
     }
+    same_features(x.layout(), weight.layout(), "add-rms-norm")?;
     let (residual, x) = (residual.contiguous()?, x.contiguous()?);
     let mut sum = vec![0f32; x.elem_count()];
     let mut normed = vec![0f32; x.elem_count()];
@@ -86,6 +96,7 @@ impl CustomOp3 for LayerNorm {
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?, floats(b, bl, self.name())?);
+        same_features(xl, wl, self.name())?;
         let mut out = vec![0f32; x.len()];
         norm::layer_norm(x, weight, bias, self.eps, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), xl.shape().clone()))

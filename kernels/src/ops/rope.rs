@@ -1,6 +1,6 @@
 //! Rotary positions.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 
 use super::storage::floats;
 use super::{Path, RopeLayout, RopeTable};
@@ -35,6 +35,9 @@ pub fn rope(path: Path, x: &Tensor, positions: &[u32], table: &RopeTable, layout
     }
     let (tokens, heads, head_dim) = x.dims3()?;
     let (rot, half) = (table.rot_dim(), table.rot_dim() / 2);
+    if positions.len() != tokens || rot > head_dim {
+        bail!("rope of {rot} dimensions at {} positions, got {:?}", positions.len(), x.dims())
+    }
     let (cos, sin) = table.select(positions, x.device())?;
     // [tokens, half] -> [tokens, 1, half, 1] or [tokens, 1, half]: one angle for all heads of a token
     let turning = x.narrow(D::Minus1, 0, rot)?.contiguous()?;

@@ -11,7 +11,9 @@ pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> 
     };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
-        None => bail!("{op}: takes a contiguous tensor, got strides {:?} of shape {:?}", layout.stride(), layout.shape()),
+        None => {
+            bail!("{op}: takes a contiguous tensor, got strides {:?} of shape {:?}", layout.stride(), layout.shape())
+        }
     }
 }
 
