@@ -238,8 +238,8 @@ impl ApiError {
         }})
     }
 
-    /// Writes the error to the log with all its causes: a server's own failures as errors,
-    /// a client's at debug level, for a client can send them at will.
+    /// Writes the error to the log with all its causes: the server's own failures as errors, others at
+    /// debug level, for a client can bring them about at will.
     pub fn log(&self) {
         let mut causes = String::new();
         let mut next = self.source.as_deref().map(|source| source as &dyn StdError);
@@ -249,7 +249,9 @@ impl ApiError {
             next = cause.source();
         }
         let code = self.code.as_str();
-        if self.status().is_server_error() {
+        // A drain and a client's own deadline are nothing that an operator must look into.
+        let expected = matches!(self.code, ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded);
+        if self.status().is_server_error() && !expected {
             tracing::error!(code, param = self.param, "{}{causes}", self.message);
         } else {
             tracing::debug!(code, param = self.param, "{}{causes}", self.message);
