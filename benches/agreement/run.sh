@@ -30,7 +30,8 @@ out=${OUT:-$target/agreement}
 chunk=${CHUNK:-512}
 limit=${LIMIT:-1000000}
 mkdir -p "$out"
-cargo build --release --quiet -p engram-benches --bin teacher_forced
+# Without -p: the same features, and so the same compiled crates, as `make build`.
+cargo build --release --quiet --bin teacher_forced
 tool=$target/release/teacher_forced
 
 python=${LLAMA_PYTHON:-}
