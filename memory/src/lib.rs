@@ -4,7 +4,7 @@
 //! and of source files, kept on disk, found by meaning and by word, and given back to the router,
 //! which puts them into a prompt. Its place among the crates is fixed already:
 //!
-//! - `router` depends on it; it depends on none of the others. It is handed something that embeds
+//! - `router` will depend on it; it depends on none of the others. It is handed something that embeds
 //!   text and knows no model, no HTTP and no async runtime.
 //! - Records of one scope (a user, a repository) are never found from another.
 //!
