@@ -70,7 +70,7 @@ fn silu_mul_lanes<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
 #[inline(always)]
 fn gelu_lanes<L: Lanes>(x: &[f32], out: &mut [f32]) {
     // (1 + tanh(u)) / 2 = sigmoid(2 u)
-    let twice_root = L::splat(2.0 * 0.797_884_56);
+    let twice_root = L::splat(2.0 * 0.797_884_6);
     for at in (0..out.len()).step_by(LANES) {
         let x = L::load_at(x, at);
         let cubic = x.mul(x).mul_add(L::splat(0.044_715), L::splat(1.0));

@@ -12,6 +12,7 @@ use crate::lanes::{LANES, Lanes};
 /// `a` has MR rows of `depth` values `a_stride` apart, `b` has `depth` rows of 8 NV values `b_stride` apart,
 /// `c` MR rows of 8 NV values `c_stride` apart, which nobody else reads or writes.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // the indices are the axes: r a row, v a vector of columns
 unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const ADD: bool>(
     (a, a_stride): (*const f32, usize),
     (b, b_stride): (*const f32, usize),

@@ -90,13 +90,13 @@ impl Case {
 
     /// The textbook, in f64.
     fn expected(&self, kind: Kind) -> Vec<f64> {
-        let held = |x: f32| {
-            f64::from(match kind {
-                Kind::F32 => x,
-                Kind::F16 => f16::from_f32(x).to_f32(),
-                Kind::BF16 => bf16::from_f32(x).to_f32(),
-            })
+        let held = |x: &f32| match kind {
+            Kind::F32 => f64::from(*x),
+            Kind::F16 => f64::from(f16::from_f32(*x).to_f32()),
+            Kind::BF16 => f64::from(bf16::from_f32(*x).to_f32()),
         };
+        let k: Vec<f64> = self.k.iter().map(held).collect();
+        let v: Vec<f64> = self.v.iter().map(held).collect();
         let (head_dim, group) = (self.shape.head_dim, self.heads / self.shape.kv_heads);
         let mut out = vec![0f64; self.q.len()];
         for span in &self.spans {
@@ -109,15 +109,17 @@ impl Case {
                         self.shape.row(block, head / group, key % self.shape.block_size)
                     };
                     let score = |key: usize| -> f64 {
-                        (0..head_dim).map(|d| f64::from(self.q[at + d]) * held(self.k[row(key) + d])).sum::<f64>()
-                            * f64::from(self.params.scale)
+                        let keys = &k[row(key)..][..head_dim];
+                        let dot: f64 = self.q[at..].iter().zip(keys).map(|(q, k)| f64::from(*q) * k).sum();
+                        dot * f64::from(self.params.scale)
                     };
                     let scores: Vec<f64> = seen.clone().map(score).collect();
                     let most = scores.iter().copied().fold(f64::MIN, f64::max);
                     let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
                     for (key, s) in seen.clone().zip(&scores) {
+                        let (weight, from) = ((s - most).exp() / total, row(key));
                         for d in 0..head_dim {
-                            out[at + d] += (s - most).exp() / total * held(self.v[row(key) + d]);
+                            out[at + d] += weight * v[from + d];
                         }
                     }
                 }

@@ -99,7 +99,7 @@ pub(crate) trait Lanes: Copy {
         let p = p.mul_add(r, Self::splat(8.333_452e-3));
         let p = p.mul_add(r, Self::splat(4.166_579_6e-2));
         let p = p.mul_add(r, Self::splat(1.666_666_5e-1));
-        let p = p.mul_add(r, Self::splat(5.000_000_1e-1));
+        let p = p.mul_add(r, Self::splat(0.5));
         let p = p.mul_add(r.mul(r), r.add(Self::splat(1.0)));
         let y = p.mul(n.exp2_whole());
         let y = self.if_less(Self::splat(LOWEST), Self::zero(), y);
