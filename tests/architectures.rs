@@ -112,7 +112,11 @@ fn prompt() -> Vec<u32> {
 
 /// `last_logits(ids)` of the reference at several lengths against ours: the exact path to 1e-4, the kernels
 /// (f32 weights, f16 KV) to 2e-2, and chunked against whole bit for bit.
-fn check(tensors: &HashMap<String, Tensor>, config: Value, mut last_logits: impl FnMut(VarBuilder<'_>, &[u32]) -> Vec<f32>) {
+fn check(
+    tensors: &HashMap<String, Tensor>,
+    config: Value,
+    mut last_logits: impl FnMut(VarBuilder<'_>, &[u32]) -> Vec<f32>,
+) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     write(dir.path(), tensors, &config);
     let ids = prompt();

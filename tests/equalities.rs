@@ -110,7 +110,11 @@ fn cached_equals_cold() {
         assert_eq!(usage.cached_tokens, blocks, "prompt of {} tokens", prompt.len());
     }
     let tenant = GenerateRequest { tenant: 7, ..request(&prompts[7], SamplingParams::greedy(), 4) };
-    assert_eq!(collect(engine.submit(tenant).expect("submit")).1.cached_tokens, 0, "another tenant sees a cached block");
+    assert_eq!(
+        collect(engine.submit(tenant).expect("submit")).1.cached_tokens,
+        0,
+        "another tenant sees a cached block"
+    );
 }
 
 #[test]

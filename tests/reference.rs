@@ -16,7 +16,8 @@ use serde_json::json;
 use crate::support::runner::Runner;
 use crate::support::{QWEN, SMOLLM2, gguf, tokenizer};
 
-const CODE: &str = "def binary_search(items, target):\n    low, high = 0, len(items) - 1\n    while low <= high:\n        middle";
+const CODE: &str =
+    "def binary_search(items, target):\n    low, high = 0, len(items) - 1\n    while low <= high:\n        middle";
 
 /// All tensors of a GGUF in f32, by their HF names; q and k rows back in HF's order where the file permutes them.
 fn dequantised(gguf: &Gguf, config: &ModelConfig, permuted: bool) -> HashMap<String, Tensor> {
@@ -80,7 +81,11 @@ fn mean_kl(truth: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
     truth.iter().zip(other).map(row).sum::<f64>() / truth.len() as f64
 }
 
-fn check(id: &str, kl_limit: f64, last_logits: impl Fn(VarBuilder<'_>, &ModelConfig, &Tensor) -> candle_core::Result<Tensor>) {
+fn check(
+    id: &str,
+    kl_limit: f64,
+    last_logits: impl Fn(VarBuilder<'_>, &ModelConfig, &Tensor) -> candle_core::Result<Tensor>,
+) {
     let path = gguf(id);
     let ids = tokenizer(id).encode(CODE, Specials::AsText);
     let load = |form| {

@@ -1,8 +1,8 @@
 //! The model as the engine sees it: a batch in, logits out.
 
 use candle_core::{Device, Tensor};
-use engram_models::{Model, ModelError};
 use engram_models::forward::ForwardBatch;
+use engram_models::{Model, ModelError};
 
 use crate::kv_cache::KvCache;
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use engram_models::gguf::Gguf;
-use engram_models::tokenizer::{Tokenizer, TokenizerParts};
 use engram_models::pull::{PullOptions, WeightsFiles, resolve};
+use engram_models::tokenizer::{Tokenizer, TokenizerParts};
 
 /// Catalog id of the small model.
 pub const SMOLLM2: &str = "smollm2-135m-instruct";

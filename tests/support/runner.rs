@@ -1,8 +1,8 @@
 //! Runs a model directly, without an engine: one sequence, its blocks in a shuffled order.
 
 use candle_core::{DType, Device, Tensor};
-use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
 use engram_models::Model;
+use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
 
 const BLOCK: usize = 16;
 
