@@ -84,10 +84,12 @@ def llama_round(path):
 
 
 def engram_round(binary, model):
-    command = [binary, "bench", "engine", "--model", model, "--pp", "512", "--tg", "64", "--parallel", "1,8,32"]
-    out = subprocess.run(command + ["--repeat", "1", "--json"], check=True, capture_output=True, text=True).stdout
-    rows = json.loads(out)["rows"]
-    return {(row["test"], row["parallel"]): row["tokens_per_second"] for row in rows}
+    results = {}
+    for test in (["--pp", "512", "--tg", "0", "--parallel", "1"], ["--pp", "0", "--tg", "64", "--parallel", "1,8,32"]):
+        command = [binary, "bench", "engine", "--model", model, "--repeat", "1", "--json", *test]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results.update({(row["test"], row["parallel"]): row["tokens_per_second"] for row in json.loads(out)["rows"]})
+    return results
 
 
 def main():
