@@ -3,7 +3,7 @@
 
   python benches/vs_llama_cpp/run.py --engram target/release/engram [--model NAME ...] [--rounds 5] [--json FILE]
 
-Needs a Python with `llama-cpp-python` (benches/agreement/requirements.txt). Each round runs Engram once and llama.cpp
+Needs `cargo build --release --bin engram --bin teacher_forced`, and a Python with `llama-cpp-python` (benches/agreement/requirements.txt). Each round runs Engram once and llama.cpp
 once for every test, so that a slow minute of the machine hits both; only the ratio is worth quoting. Both decode real
 logits with flash attention and an f16 KV cache, on all cores; neither samples more than an argmax.
 """
