@@ -1,6 +1,6 @@
 # Everything one may do here. `make help` lists it.
 #
-# Needed: a Rust toolchain (rustup takes the pinned one) and a C compiler; for the tests python3 with venv.
+# Needed: a Rust toolchain (rustup takes the pinned one) and a C compiler; for the tests python3 (3.10 or newer) with venv.
 
 CARGO ?= cargo
 PYTHON ?= python3
