@@ -13,33 +13,55 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C (Haswell, Zen and later).
     Avx2,
+    /// AVX2 and the VNNI dot products on its registers (Alder Lake, Sierra Forest).
+    AvxVnni,
+    /// AVX-512 F, BW, VL, DQ and VNNI (Cascade Lake, Zen 4 and later).
+    Avx512,
 }
 
 impl Isa {
+    /// Every one, the least first.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+
     /// The name `ENGRAM_ISA` knows it by.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512 => "avx512",
         }
     }
 
     /// Whether this processor runs it.
+    #[cfg(target_arch = "x86_64")]
     pub fn available(self) -> bool {
+        let avx2 =
+            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         match self {
             Isa::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            Isa::Avx2 => avx2(),
+            Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Isa::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
         }
+    }
+
+    /// Whether this processor runs it.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn available(self) -> bool {
+        self == Isa::Scalar
     }
 
     /// The best one this processor runs.
     pub fn best() -> Self {
-        if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Scalar }
+        Isa::ALL.into_iter().rev().find(|isa| isa.available()).unwrap_or(Isa::Scalar)
     }
 
     /// Itself where the processor runs it, the scalar definition elsewhere.
@@ -51,13 +73,9 @@ impl Isa {
     ///
     /// Errors: [`KernelError::UnknownIsa`], [`KernelError::MissingIsa`].
     pub fn from_setting(value: Option<&str>) -> Result<Self, KernelError> {
-        let isa = match value {
-            None | Some("") => return Ok(Isa::best()),
-            Some("scalar") => Isa::Scalar,
-            Some("avx2") => Isa::Avx2,
-            Some(other) => {
-                return Err(KernelError::UnknownIsa { value: other.to_owned() });
-            }
+        let Some(name) = value.filter(|name| !name.is_empty()) else { return Ok(Isa::best()) };
+        let Some(isa) = Isa::ALL.into_iter().find(|isa| isa.name() == name) else {
+            return Err(KernelError::UnknownIsa { value: name.to_owned() });
         };
         if isa.available() { Ok(isa) } else { Err(KernelError::MissingIsa { name: isa.name() }) }
     }

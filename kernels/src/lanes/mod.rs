@@ -167,10 +167,10 @@ macro_rules! lanes_entry {
             match isa {
                 // SAFETY: an `Isa` other than Scalar is only handed out where the processor has it.
                 #[cfg(target_arch = "x86_64")]
-                crate::dispatch::Isa::Avx2 => unsafe { $avx2($($arg),*) },
-                #[cfg(not(target_arch = "x86_64"))]
-                crate::dispatch::Isa::Avx2 => $body::<crate::lanes::Scalar8>($($arg),*),
-                crate::dispatch::Isa::Scalar => $body::<crate::lanes::Scalar8>($($arg),*),
+                crate::dispatch::Isa::Avx2 | crate::dispatch::Isa::AvxVnni | crate::dispatch::Isa::Avx512 => unsafe {
+                    $avx2($($arg),*)
+                },
+                _ => $body::<crate::lanes::Scalar8>($($arg),*),
             }
         }
     };

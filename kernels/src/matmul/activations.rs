@@ -3,16 +3,15 @@
 //! 32 values share a scale `max |x| / 127`; codes are `round(x * 127 / max |x|)`, ties to even, so |code| <= 127.
 //! A unit with a NaN or an infinity gets a NaN scale and zero codes: what is not finite stays visible in the output.
 //!
-//! Rows stand in blocks of four (the last may be shorter), as a kernel reads them: for each unit its eight quads, for each quad
+//! Rows stand in blocks ([`RowBlocks`]), as a kernel reads them: for each unit its eight quads, for each quad
 //! four codes of every row. Nothing is strided, so no width of a model makes rows fight for the same cache sets.
 
-use super::format::UNIT;
+use super::blocks::RowBlocks;
+use super::format::{TileFormat, UNIT};
 use crate::disjoint::Disjoint;
 use crate::dispatch::Isa;
 use crate::pool::Pool;
 
-/// Rows that a kernel multiplies at once.
-pub(super) const BLOCK_ROWS: usize = 4;
 /// Below this maximum a unit counts as zero: its inverse would overflow.
 const TINY: f32 = 1e-30;
 /// Values quantised in one task.
@@ -60,16 +59,53 @@ impl UnitInfo {
     }
 }
 
+/// Where the integer sums of formats with one zero start: minus the zero times the sum of each group's codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StartKind {
+    /// [`crate::quant::BlockFormat::ZERO`], not 0.
+    zero: i32,
+    /// Groups of 16 columns rather than 32.
+    halves: bool,
+}
+
+impl StartKind {
+    /// What a format needs; `None` where sums start at 0.
+    pub(super) const fn of<F: TileFormat>() -> Option<Self> {
+        if F::ZERO == 0 { None } else { Some(Self { zero: F::ZERO, halves: F::GROUP != UNIT }) }
+    }
+
+    /// Groups of a unit.
+    fn groups(self) -> usize {
+        1 + usize::from(self.halves)
+    }
+
+    /// Fills the starts of some whole blocks' rows, `[unit][group][rows]`, from their infos `[unit][rows]`.
+    fn fill(self, rows: usize, infos: &[UnitInfo], starts: &mut [i32]) {
+        for (infos, starts) in infos.chunks_exact(rows).zip(starts.chunks_exact_mut(rows * self.groups())) {
+            for (group, starts) in starts.chunks_exact_mut(rows).enumerate() {
+                for (info, start) in infos.iter().zip(starts) {
+                    *start = -self.zero * if self.halves { info.half_sum(group) } else { info.sum };
+                }
+            }
+        }
+    }
+}
+
+/// Kinds of starts that one call may need: no two weights that share an input have had more.
+const MAX_STARTS: usize = 4;
+
 /// Rows of codes and their unit infos, block after block.
 #[derive(Default)]
 pub(super) struct Activations {
     codes: Vec<i8>,
     infos: Vec<UnitInfo>,
-    m: usize,
+    kinds: [Option<StartKind>; MAX_STARTS],
+    starts: [Vec<i32>; MAX_STARTS],
+    blocks: RowBlocks,
     cols: usize,
 }
 
-/// One block of up to [`BLOCK_ROWS`] rows.
+/// One block of rows.
 #[derive(Clone, Copy)]
 pub(super) struct RowBlock<'a> {
     /// `[unit][quad][rows][4]`.
@@ -78,41 +114,73 @@ pub(super) struct RowBlock<'a> {
     pub infos: &'a [UnitInfo],
     /// Rows in it, at least one.
     pub rows: usize,
+    first: usize,
+    all: &'a Activations,
+}
+
+impl RowBlock<'_> {
+    /// Where a format's integer sums start, `[unit][group][rows]`; empty where they start at 0.
+    #[inline(always)]
+    pub(super) fn starts<F: TileFormat>(&self) -> &[i32] {
+        let Some(kind) = (const { StartKind::of::<F>() }) else { return &[] };
+        let at = self.all.kinds.iter().position(|k| *k == Some(kind)).expect("a kind asked for in `quantize`");
+        let groups = kind.groups() * self.all.cols / UNIT;
+        &self.all.starts[at][self.first * groups..][..self.rows * groups]
+    }
 }
 
 impl Activations {
-    /// Quantises `x` `[m, cols]`, `cols` a multiple of 32, into this buffer.
-    pub(super) fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], cols: usize) {
-        self.m = x.len() / cols;
-        self.cols = cols;
-        self.codes.resize(x.len(), 0);
-        self.infos.resize(x.len() / UNIT, UnitInfo::default());
-        let quantize: fn(&[f32], usize, &mut [i8], &mut [UnitInfo]) = match isa {
-            Isa::Scalar => quantize_block,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => super::avx2::quantize_block,
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => quantize_block,
-        };
-        let block_len = BLOCK_ROWS * cols;
-        let task_len = (TASK_VALUES / block_len).max(1) * block_len;
+    /// Quantises `x` `[blocks.rows(), cols]`, `cols` a multiple of 32, into this buffer, and fills the starts of `kinds`.
+    ///
+    /// Gives false, and does nothing, for more kinds than there is room for.
+    pub(super) fn quantize(
+        &mut self,
+        isa: Isa,
+        pool: &Pool,
+        x: &[f32],
+        (blocks, cols): (RowBlocks, usize),
+        kinds: impl Iterator<Item = StartKind>,
+    ) -> bool {
+        self.kinds = [None; MAX_STARTS];
+        for kind in kinds {
+            match self.kinds.iter_mut().find(|k| k.is_none_or(|k| k == kind)) {
+                Some(place) => *place = Some(kind),
+                None => return false,
+            }
+        }
+        (self.blocks, self.cols) = (blocks, cols);
+        grow(&mut self.codes, x.len());
+        let units = x.len() / UNIT;
+        grow(&mut self.infos, units);
+        for (kind, starts) in self.kinds.iter().zip(&mut self.starts) {
+            grow(starts, kind.map_or(0, |kind| units * kind.groups()));
+        }
+        let quantize = quantizer(isa);
+        let per_task = (TASK_VALUES / (cols * blocks.rows().div_ceil(blocks.count().max(1))).max(1)).max(1);
         let (codes, infos) = (Disjoint::new(&mut self.codes), Disjoint::new(&mut self.infos));
-        pool.run(x.len().div_ceil(task_len), &|task| {
-            let start = task * task_len;
-            let x = &x[start..x.len().min(start + task_len)];
-            // SAFETY: tasks take consecutive, disjoint ranges.
-            let (codes, infos) =
-                unsafe { (codes.part(start..start + x.len()), infos.part(start / UNIT..(start + x.len()) / UNIT)) };
-            let places = codes.chunks_mut(block_len).zip(infos.chunks_mut(block_len / UNIT));
-            for (x, (codes, infos)) in x.chunks(block_len).zip(places) {
-                quantize(x, x.len() / cols, codes, infos);
+        let kinds = self.kinds;
+        let starts = self.starts.each_mut().map(|starts| Disjoint::new(starts));
+        pool.run(blocks.count().div_ceil(per_task), &|task| {
+            for block in task * per_task..blocks.count().min((task + 1) * per_task) {
+                let rows = blocks.rows_of(block..block + 1);
+                let (at, len) = (rows.start * cols, rows.len() * cols);
+                // SAFETY: blocks are disjoint ranges of rows, and each is one task's.
+                let (codes, infos) = unsafe { (codes.part(at..at + len), infos.part(at / UNIT..(at + len) / UNIT)) };
+                quantize(&x[at..at + len], rows.len(), codes, infos);
+                for (kind, starts) in kinds.iter().zip(&starts) {
+                    let Some(kind) = kind else { break };
+                    let (at, len) = (at / UNIT * kind.groups(), len / UNIT * kind.groups());
+                    // SAFETY: as above.
+                    kind.fill(rows.len(), infos, unsafe { starts.part(at..at + len) });
+                }
             }
         });
+        true
     }
 
-    /// Rows held.
-    pub(super) fn m(&self) -> usize {
-        self.m
+    /// The blocks of the rows held.
+    pub(super) fn blocks(&self) -> RowBlocks {
+        self.blocks
     }
 
     /// Values in a row.
@@ -120,17 +188,36 @@ impl Activations {
         self.cols
     }
 
-    /// The block that begins with `row`, a multiple of [`BLOCK_ROWS`].
+    /// One block.
     #[inline]
-    pub(super) fn block(&self, row: usize) -> RowBlock<'_> {
-        debug_assert!(row.is_multiple_of(BLOCK_ROWS), "row {row} begins no block");
-        let rows = BLOCK_ROWS.min(self.m - row);
-        let (start, len) = (row * self.cols, rows * self.cols);
+    pub(super) fn block(&self, block: usize) -> RowBlock<'_> {
+        let rows = self.blocks.rows_of(block..block + 1);
+        let (start, len) = (rows.start * self.cols, rows.len() * self.cols);
         RowBlock {
             codes: &self.codes[start..start + len],
             infos: &self.infos[start / UNIT..(start + len) / UNIT],
-            rows,
+            rows: rows.len(),
+            first: rows.start,
+            all: self,
         }
+    }
+}
+
+/// Makes a buffer at least so long; it is not cut, so that the next call need not clear it again.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+/// `rows` rows of whole units to one block.
+type Quantizer = fn(&[f32], usize, &mut [i8], &mut [UnitInfo]);
+
+fn quantizer(isa: Isa) -> Quantizer {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => super::avx2::quantize_block,
+        _ => quantize_block,
     }
 }
 

@@ -1,12 +1,12 @@
 //! Tiles on AVX2: a quad is two registers of rows, an activation is four bytes broadcast.
 //!
 //! Codes are opened a chunk (256 columns) at a time into the first-level cache and meet up to four rows of activations at once.
-//! u8 x i8 products (`vpmaddubsw`) of several quads are summed in i16 as long as they cannot overflow; signed codes (Q8_0)
+//! u8 x i8 products (`vpmaddubsw`) of several quads are summed in i16 as long as they cannot overflow; codes of eight bits
 //! hand their sign to the activation. Sums and scaling follow [`super::scalar`] operation for operation.
 
 use std::arch::x86_64::*;
 
-use super::activations::{BLOCK_ROWS, UnitInfo, place, scale_of};
+use super::activations::{UnitInfo, place, scale_of};
 use super::format::{CHUNK, ROWS, Scales, TileFormat, UNIT};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::GgmlType;
@@ -40,14 +40,14 @@ unsafe fn quantised_tile_avx2<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32])
         // SAFETY: unit `first + count` and its block lie in the tile; the chunk holds CHUNK units and 2 * CHUNK groups.
         // All fields are written before `multiply` reads them, and no reference to the whole is made.
         unsafe {
-            let packed = job.tile.as_ptr().add(job.layout.codes + first * F::UNIT_BYTES);
+            let packed = job.data.as_ptr().add(job.layout.codes + first * F::UNIT_BYTES);
             let opened = (&raw mut (*chunk).codes).cast::<u8>();
             let scales = (&raw mut (*chunk).scales).cast::<f32>();
             let mins = (&raw mut (*chunk).mins).cast::<f32>();
             let blocks = first / F::BLOCK_UNITS..(first + count) / F::BLOCK_UNITS;
             for (index, block) in blocks.enumerate() {
                 let at = index * F::BLOCK_GROUPS * ROWS;
-                open_scales::<F>(job.tile.as_ptr().add(block * F::SCALE_BYTES), scales.add(at), mins.add(at));
+                open_scales::<F>(job.data.as_ptr().add(block * F::SCALE_BYTES), scales.add(at), mins.add(at));
             }
             // Eight-bit codes are multiplied where they are.
             let codes = if F::LOW == 8 {
@@ -59,21 +59,20 @@ unsafe fn quantised_tile_avx2<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32])
                 opened.cast_const()
             };
             let open = Open { codes, scales, mins, units: count };
-            let mut row = job.rows.start;
-            while row < job.rows.end {
-                let block = job.acts.block(row);
+            let mut acc = acc.as_mut_ptr();
+            for block in job.blocks.clone() {
+                let block = job.acts.block(block);
                 let x = Rows {
                     codes: block.codes.as_ptr().add(first * UNIT * block.rows),
                     infos: block.infos.as_ptr().add(first * block.rows),
                 };
-                let acc = acc.as_mut_ptr().add((row - job.rows.start) * ROWS);
                 match block.rows {
                     1 => multiply::<F, 1>(&open, x, acc),
                     2 => multiply::<F, 2>(&open, x, acc),
                     3 => multiply::<F, 3>(&open, x, acc),
                     _ => multiply::<F, 4>(&open, x, acc),
                 }
-                row += BLOCK_ROWS;
+                acc = acc.add(block.rows * ROWS);
             }
         }
     }
@@ -118,7 +117,7 @@ unsafe fn multiply<F: TileFormat, const M: usize>(open: &Open, x: Rows, acc: *mu
                 let group = unit * groups + index;
                 let codes = codes.add(index * quads * 64);
                 let x_codes = x.codes.add((unit * UNIT + index * F::GROUP) * M);
-                let dots = if F::SIGNED {
+                let dots = if F::LOW == 8 {
                     signed_dots::<M>(codes, x_codes)
                 } else {
                     unsigned_dots::<F, M>(codes, x_codes, infos, index)
@@ -198,7 +197,7 @@ unsafe fn unsigned_dots<F: TileFormat, const M: usize>(
     }
 }
 
-/// As [`unsigned_dots`], for i8 codes: their sign goes to the activation.
+/// As [`unsigned_dots`], for codes of eight bits: made signed again, their sign goes to the activation.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn signed_dots<const M: usize>(codes: *const u8, x: *const i8) -> [[__m256i; 2]; M] {
@@ -206,7 +205,7 @@ unsafe fn signed_dots<const M: usize>(codes: *const u8, x: *const i8) -> [[__m25
     let mut dots = [[_mm256_setzero_si256(); 2]; M];
     for quad in 0..8 {
         // SAFETY: see `multiply`.
-        let w = unsafe { load_codes(codes, quad) };
+        let w = unsafe { load_codes(codes, quad) }.map(|w| _mm256_xor_si256(w, _mm256_set1_epi8(i8::MIN)));
         let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
         for (i, dots) in dots.iter_mut().enumerate() {
             // SAFETY: see `multiply`.
@@ -425,7 +424,7 @@ unsafe fn float_tile_avx2<const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
         while row < job.rows.end {
             // SAFETY: columns `first .. first + count` lie in the tile and in each row of x, `row` in acc.
             row += unsafe {
-                let w = job.tile.as_ptr().add(first * column_bytes);
+                let w = job.data.as_ptr().add(first * column_bytes);
                 let x = job.x.as_ptr().add(row * job.cols + first);
                 let acc = acc.as_mut_ptr().add((row - job.rows.start) * ROWS);
                 match job.rows.end - row {

@@ -54,7 +54,7 @@ pub(super) trait TileFormat: BlockFormat {
     const BLOCK_GROUPS: usize = Self::BLOCK_UNITS * UNIT / Self::GROUP;
     /// What is subtracted from unsigned codes while they are summed in i16, so that a whole group fits: for 4, 5 and 6 bits
     /// half the range, `group * 127 * bias <= 2 * 32767` in the two columns of a lane. What [`BlockFormat::ZERO`] differs is made up in i32.
-    const BIAS: i32 = if Self::SIGNED { 0 } else { 1 << (Self::LOW + Self::HIGH - 1) };
+    const BIAS: i32 = 1 << (Self::LOW + Self::HIGH - 1);
     /// Bytes of the scales of a block of 16 rows.
     const SCALE_BYTES: usize = match Self::SCALES {
         Scales::Half => 32,

@@ -11,9 +11,14 @@ mod activations;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod blocks;
 mod format;
 mod pack;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -23,13 +28,14 @@ use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::pool::{Pool, pool};
 use crate::quant::GgmlType;
-use activations::{Activations, BLOCK_ROWS};
+use activations::{Activations, StartKind};
 use aligned::AlignedBytes;
+use blocks::RowBlocks;
 use format::ROWS;
 use pack::TileLayout;
 
-/// Rows of activations that meet an opened chunk of weights, whole blocks of [`BLOCK_ROWS`].
-const ROW_BLOCK: usize = 64;
+/// Rows of activations that meet an opened chunk of weights, about: their sums stay in the second-level cache.
+const JOB_ROWS: usize = 256;
 /// Columns that are summed on their own in products of floats: short sums round less.
 const FLOAT_CHUNK: usize = 256;
 /// Tasks a thread gets of a large call, so that all finish together.
@@ -221,23 +227,77 @@ pub fn matmul_on(
     check_len("activations", m.saturating_mul(cols), x.len())?;
     check_len("output", m.saturating_mul(total), out.len())?;
 
-    // One buffer a thread, kept between calls; a nested call finds it taken and starts its own.
+    // Buffers of a thread, kept between calls; a nested call finds them taken and starts its own.
     thread_local! {
         static BUFFER: Cell<Activations> = Cell::new(Activations::default());
     }
     let mut acts = BUFFER.take();
+    let blocks = RowBlocks::new(m, block_rows(isa));
     if weights.iter().any(|w| !w.ty.is_float()) {
-        acts.quantize(isa, pool, x, cols);
+        let kinds = weights.iter().filter_map(|w| start_kind(w.ty));
+        if !acts.quantize(isa, pool, x, (blocks, cols), kinds) {
+            // So many formats side by side that one call cannot hold their starts: two calls can.
+            BUFFER.set(acts);
+            return in_halves(isa, pool, x, m, weights, out);
+        }
     }
-    let call = Call { isa, x, m, acts: &acts, total, out: Disjoint::new(out) };
-    let plan = plan_tasks(weights, m, pool.threads());
-    let row_blocks = m.div_ceil(ROW_BLOCK);
-    pool.run(plan.len() * row_blocks, &|task| {
-        let rows = task / plan.len() * ROW_BLOCK;
-        call.run(&plan[task % plan.len()], rows..m.min(rows + ROW_BLOCK));
+    let call = Call { isa, x, acts: &acts, blocks, total, out: Disjoint::new(out) };
+    let plan = plan_tasks(isa, weights, m, pool.threads());
+    let parts = blocks.rows().div_ceil(JOB_ROWS);
+    pool.run(plan.len() * parts, &|task| {
+        // Neighbours in time read the same tiles.
+        let (range, part) = (&plan[task / parts], task % parts);
+        call.run(range, part * blocks.count() / parts..(part + 1) * blocks.count() / parts);
     });
     BUFFER.set(acts);
     Ok(())
+}
+
+/// The weights in two calls, their outputs put side by side.
+fn in_halves(
+    isa: Isa,
+    pool: &Pool,
+    x: &[f32],
+    m: usize,
+    weights: &[&PackedMatrix],
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let total: usize = weights.iter().map(|w| w.rows).sum();
+    let mut column = 0;
+    for half in [&weights[..weights.len() / 2], &weights[weights.len() / 2..]] {
+        let width: usize = half.iter().map(|w| w.rows).sum();
+        let mut part = vec![0f32; m * width];
+        matmul_on(isa, pool, x, m, half, &mut part)?;
+        for (out, part) in out.chunks_exact_mut(total).zip(part.chunks_exact(width)) {
+            out[column..column + width].copy_from_slice(part);
+        }
+        column += width;
+    }
+    Ok(())
+}
+
+fn start_kind(ty: GgmlType) -> Option<StartKind> {
+    for_quantised!(ty, F => StartKind::of::<F>(), else None)
+}
+
+/// Rows that the kernels of an instruction set multiply at once.
+fn block_rows(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => <wide::Zmm as wide::Wide>::BLOCK_ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => <wide::Ymm as wide::Wide>::BLOCK_ROWS,
+        _ => 4,
+    }
+}
+
+/// Tiles that they take at once, where there are several blocks of rows; one stream reads tile after tile.
+fn tiles_at_once(isa: Isa, blocks: usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if blocks > 1 => <wide::Zmm as wide::Wide>::TILES,
+        _ => 1,
+    }
 }
 
 fn check_len(what: &'static str, expected: usize, actual: usize) -> Result<(), KernelError> {
@@ -253,14 +313,15 @@ struct TileRange<'a> {
 }
 
 /// One list over all weights; sizes even out by themselves because tasks are claimed as threads get free.
-fn plan_tasks<'a>(weights: &[&'a PackedMatrix], m: usize, threads: usize) -> Vec<TileRange<'a>> {
+fn plan_tasks<'a>(isa: Isa, weights: &[&'a PackedMatrix], m: usize, threads: usize) -> Vec<TileRange<'a>> {
     let bytes: usize = weights.iter().map(|w| w.bytes()).sum();
     let least = MIN_TASK_BYTES / m.div_ceil(4).max(1);
     let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).clamp(least, MAX_TASK_BYTES);
+    let at_once = tiles_at_once(isa, m.div_ceil(block_rows(isa)));
     let mut plan = Vec::new();
     let mut column = 0;
     for weight in weights {
-        let step = (task_bytes / weight.layout.bytes).max(1);
+        let step = (task_bytes / weight.layout.bytes).max(1).next_multiple_of(at_once);
         for start in (0..weight.num_tiles()).step_by(step) {
             let tiles = start..weight.num_tiles().min(start + step);
             plan.push(TileRange { weight, tiles, column });
@@ -274,51 +335,57 @@ fn plan_tasks<'a>(weights: &[&'a PackedMatrix], m: usize, threads: usize) -> Vec
 struct Call<'a> {
     isa: Isa,
     x: &'a [f32],
-    m: usize,
     acts: &'a Activations,
+    blocks: RowBlocks,
     total: usize,
     out: Disjoint<'a, f32>,
 }
 
 impl Call<'_> {
-    /// Some tiles times some rows of x, written to their place.
-    fn run(&self, range: &TileRange<'_>, rows: Range<usize>) {
-        debug_assert!(rows.end <= self.m, "rows {rows:?} of {}", self.m);
+    /// Some tiles times some blocks of rows, written to their place.
+    fn run(&self, range: &TileRange<'_>, blocks: Range<usize>) {
+        // Sums of a thread; kernels overwrite them, so they are not cleared between jobs.
+        thread_local! {
+            static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+        }
         let weight = range.weight;
         let kernel = tile_kernel(self.isa, weight.ty);
-        // Kernels overwrite the sums; clearing the large array would cost a decode step's task a tenth.
-        let (mut few, mut many);
-        let acc: &mut [f32] = if rows.len() <= BLOCK_ROWS {
-            few = [0f32; BLOCK_ROWS * ROWS];
-            &mut few
-        } else {
-            many = [0f32; ROW_BLOCK * ROWS];
-            &mut many
-        };
-        let acc = &mut acc[..rows.len() * ROWS];
-        for tile in range.tiles.clone() {
+        let rows = self.blocks.rows_of(blocks.clone());
+        let at_once = tiles_at_once(self.isa, self.blocks.count());
+        let mut sums = SUMS.take();
+        if sums.len() < rows.len() * at_once * ROWS {
+            sums.resize(rows.len() * at_once * ROWS, 0.0);
+        }
+        for tile in range.tiles.clone().step_by(at_once) {
+            let tiles = at_once.min(range.tiles.end - tile);
+            let acc = &mut sums[..rows.len() * tiles * ROWS];
             let job = TileJob {
-                tile: weight.tile(tile),
+                data: &weight.tiles.as_slice()[tile * weight.layout.bytes..][..tiles * weight.layout.bytes],
+                tiles,
                 layout: weight.layout,
                 cols: weight.cols,
                 x: self.x,
                 acts: self.acts,
                 rows: rows.clone(),
+                blocks: blocks.clone(),
             };
             kernel(&job, acc);
-            let valid = ROWS.min(weight.rows - tile * ROWS);
-            for (m, acc) in rows.clone().zip(acc.chunks_exact(ROWS)) {
+            let valid = (tiles * ROWS).min(weight.rows - tile * ROWS);
+            for (m, acc) in rows.clone().zip(acc.chunks_exact(tiles * ROWS)) {
                 let at = m * self.total + range.column + tile * ROWS;
                 // SAFETY: (row block, tile) pairs are tasks' own, and so are their outputs.
                 unsafe { self.out.part(at..at + valid) }.copy_from_slice(&acc[..valid]);
             }
         }
+        SUMS.set(sums);
     }
 }
 
-/// A tile times some rows of activations.
+/// One tile, or as many as the kernel takes at once, times some rows of activations.
 struct TileJob<'a> {
-    tile: &'a [u8],
+    /// The tiles, one after the other.
+    data: &'a [u8],
+    tiles: usize,
     layout: TileLayout,
     cols: usize,
     /// All rows, `[m, cols]`.
@@ -326,44 +393,51 @@ struct TileJob<'a> {
     /// The same as codes; empty where no weight of the call is quantised.
     acts: &'a Activations,
     rows: Range<usize>,
+    /// The blocks that are these rows.
+    blocks: Range<usize>,
 }
 
 impl TileJob<'_> {
     /// What the unsafe kernels rely on; cheap beside a tile.
     fn check(&self, ty: GgmlType, acc_len: usize) {
-        let fits = TileLayout::of(ty, self.cols)
-            .is_some_and(|layout| layout.bytes == self.tile.len() && layout.codes == self.layout.codes);
-        assert!(fits && self.cols.is_multiple_of(ty.block_len()), "tile of {ty} x {}", self.cols);
-        assert!(acc_len == self.rows.len() * ROWS, "{acc_len} sums for {:?}", self.rows);
+        let fits = TileLayout::of(ty, self.cols).is_some_and(|layout| {
+            self.tiles > 0 && self.tiles * layout.bytes == self.data.len() && layout.codes == self.layout.codes
+        });
+        assert!(fits && self.cols.is_multiple_of(ty.block_len()), "{} tiles of {ty} x {}", self.tiles, self.cols);
+        assert!(acc_len == self.rows.len() * self.tiles * ROWS, "{acc_len} sums for {:?}", self.rows);
         if ty.is_float() {
             assert!(self.rows.end * self.cols <= self.x.len(), "rows {:?}", self.rows);
         } else {
-            assert!(self.rows.end <= self.acts.m() && self.cols == self.acts.cols(), "rows {:?}", self.rows);
-            assert!(self.rows.start.is_multiple_of(BLOCK_ROWS), "rows {:?} begin inside a block", self.rows);
+            let blocks = self.acts.blocks();
+            assert!(self.blocks.end <= blocks.count() && self.cols == self.acts.cols(), "blocks {:?}", self.blocks);
+            assert!(blocks.rows_of(self.blocks.clone()) == self.rows, "rows {:?} of {:?}", self.rows, self.blocks);
         }
     }
 }
 
+/// `acc[row of x][row of the tiles]`, overwritten.
 type TileKernel = fn(&TileJob<'_>, &mut [f32]);
 
 /// The table of kernels: instruction set by type.
 fn tile_kernel(isa: Isa, ty: GgmlType) -> TileKernel {
     macro_rules! table {
-        ($set:ident) => {
+        ($quantised:path, $float:path) => {
             match ty {
-                GgmlType::F32 => |job, acc| $set::float_tile(GgmlType::F32, job, acc),
-                GgmlType::F16 => |job, acc| $set::float_tile(GgmlType::F16, job, acc),
-                GgmlType::BF16 => |job, acc| $set::float_tile(GgmlType::BF16, job, acc),
-                _ => for_quantised!(ty, F => $set::quantised_tile::<F>, else unreachable!("floats are above")),
+                GgmlType::F32 => |job, acc| $float(GgmlType::F32, job, acc),
+                GgmlType::F16 => |job, acc| $float(GgmlType::F16, job, acc),
+                GgmlType::BF16 => |job, acc| $float(GgmlType::BF16, job, acc),
+                _ => for_quantised!(ty, F => { use $quantised as kernel; kernel::<F> }, else unreachable!("floats are above")),
             }
         };
     }
     match isa {
-        Isa::Scalar => table!(scalar),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => table!(avx2),
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 => table!(scalar),
+        Isa::Avx2 => table!(avx2::quantised_tile, avx2::float_tile),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => table!(vnni::quantised_tiles_ymm, vnni::float_tiles_ymm),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => table!(vnni::quantised_tiles_zmm, vnni::float_tiles_zmm),
+        _ => table!(scalar::quantised_tile, scalar::float_tile),
     }
 }
 

@@ -4,7 +4,6 @@
 //! `sum(code * x.code) - zero * sum(x.code)`, then, where the format has minimums, `acc = fma(-min, x.scale * sum(x.code), acc)`.
 //! Floats: for each 256 columns a sum by fma in column order from 0, the sums added in order.
 
-use super::activations::BLOCK_ROWS;
 use super::format::{ROWS, TileFormat, UNIT, open_unit, read_scales};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::{GgmlType, OpenBlock};
@@ -17,16 +16,19 @@ pub(super) fn quantised_tile<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) 
     let mut opens = [const { OpenBlock::new() }; ROWS];
     for unit in 0..units {
         if unit.is_multiple_of(F::BLOCK_UNITS) {
-            let scales = &job.tile[unit / F::BLOCK_UNITS * F::SCALE_BYTES..][..F::SCALE_BYTES];
+            let scales = &job.data[unit / F::BLOCK_UNITS * F::SCALE_BYTES..][..F::SCALE_BYTES];
             opens.iter_mut().enumerate().for_each(|(row, open)| read_scales::<F>(scales, row, open));
         }
-        open_unit::<F>(&job.tile[job.layout.codes + unit * F::UNIT_BYTES..], &mut codes);
-        for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
-            let block = job.acts.block(m / BLOCK_ROWS * BLOCK_ROWS);
-            let info = &block.infos[unit * block.rows + m % BLOCK_ROWS];
+        open_unit::<F>(&job.data[job.layout.codes + unit * F::UNIT_BYTES..], &mut codes);
+        let rows = job.blocks.clone().flat_map(|block| {
+            let block = job.acts.block(block);
+            (0..block.rows).map(move |row| (block, row))
+        });
+        for ((block, row), acc) in rows.zip(acc.chunks_exact_mut(ROWS)) {
+            let info = &block.infos[unit * block.rows + row];
             let x_code = |column: usize| {
                 let quad = unit * 8 + column / 4;
-                i32::from(block.codes[(quad * block.rows + m % BLOCK_ROWS) * 4 + column % 4])
+                i32::from(block.codes[(quad * block.rows + row) * 4 + column % 4])
             };
             for (row, acc) in acc.iter_mut().enumerate() {
                 for index in 0..UNIT / F::GROUP {
@@ -36,8 +38,7 @@ pub(super) fn quantised_tile<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) 
                     let mut dot = -F::ZERO * sum;
                     for column in index * F::GROUP..(index + 1) * F::GROUP {
                         let code = codes[64 * (column / 4) + 4 * row + column % 4];
-                        let code = if F::SIGNED { i32::from(code as i8) } else { i32::from(code) };
-                        dot += code * x_code(column);
+                        dot += i32::from(code) * x_code(column);
                     }
                     *acc = (dot as f32).mul_add(scale * info.scale, *acc);
                     if F::MINS {
@@ -54,7 +55,7 @@ pub(super) fn float_tile(ty: GgmlType, job: &TileJob<'_>, acc: &mut [f32]) {
     acc.fill(0.0);
     let mut column = vec![0f32; job.cols];
     for row in 0..ROWS {
-        super::pack::dequantize_floats(ty, job.tile, row, &mut column);
+        super::pack::dequantize_floats(ty, job.data, row, &mut column);
         for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
             let x = &job.x[m * job.cols..][..job.cols];
             for (x, w) in x.chunks(FLOAT_CHUNK).zip(column.chunks(FLOAT_CHUNK)) {

@@ -1,4 +1,5 @@
-//! Every type, odd sizes, against f64 dot products of the dequantised weights; AVX2 against scalar; a row alone against any batch.
+//! Every type, odd sizes, against f64 dot products of the dequantised weights; every instruction set against scalar; a row alone
+//! against any batch.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -6,7 +7,7 @@ use candle_core::{Device, Tensor};
 use super::activations::{UnitInfo, quantize_block};
 use super::format::UNIT;
 use super::*;
-use crate::quant::dequantize;
+use crate::quant::{Q5_0, Q6K, dequantize};
 
 const WIDTHS: [usize; 5] = [32, 64, 256, 896, 4864];
 
@@ -50,6 +51,11 @@ fn product(isa: Isa, pool: &Pool, x: &[f32], m: usize, weights: &[&PackedMatrix]
     out
 }
 
+/// Those that this processor runs, beside the definition.
+fn vector_isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar && isa.available())
+}
+
 /// What the activations are after rounding to int8.
 fn rounded(x: &[f32]) -> Vec<f64> {
     let mut codes = vec![0i8; x.len()];
@@ -63,14 +69,16 @@ fn products_equal_exact_dots_and_the_scalar_definition() {
     let (one, three) = (Pool::new(1), Pool::new(3));
     for ty in GgmlType::ALL {
         for cols in WIDTHS.into_iter().filter(|cols| cols % ty.block_len() == 0) {
-            for (rows, m) in [(1, 1), (15, 2), (16, 3), (17, 5), (33, 4), (33, 9), (17, 33), (15, 70)] {
+            for (rows, m) in [(1, 1), (15, 2), (16, 3), (17, 5), (33, 4), (33, 9), (49, 13), (17, 33), (15, 70)] {
                 let data = random_weights(ty, rows, cols);
                 let packed = PackedMatrix::pack(ty, rows, cols, &data).expect("packs");
                 let x = random_rows(m, cols);
                 let scalar = product(Isa::Scalar, &one, &x, m, &[&packed]);
-                let best = product(Isa::best(), &three, &x, m, &[&packed]);
-                let same = scalar.iter().zip(&best).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{ty} {rows}x{cols} m {m}: {} differs from scalar", Isa::best().name());
+                for isa in vector_isas() {
+                    let fast = product(isa, &three, &x, m, &[&packed]);
+                    let same = scalar.iter().zip(&fast).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{ty} {rows}x{cols} m {m}: {} differs from scalar", isa.name());
+                }
 
                 let mut w = vec![0f32; rows * cols];
                 dequantize(ty, &data, &mut w).expect("sizes agree");
@@ -83,7 +91,7 @@ fn products_equal_exact_dots_and_the_scalar_definition() {
                             dot += x * f64::from(w);
                             size += (x * f64::from(w)).abs();
                         }
-                        let got = f64::from(best[i * rows + row]);
+                        let got = f64::from(scalar[i * rows + row]);
                         assert!(
                             (got - dot).abs() <= 1e-6 * size,
                             "{ty} {rows}x{cols} [{i}, {row}]: {got}, exactly {dot}"
@@ -113,7 +121,7 @@ fn a_row_alone_equals_itself_in_any_batch() {
                 alone.extend(product(isa(), &one, row, 1, &[weight]));
             }
         }
-        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 63, 64, 65, 150] {
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 33, 63, 64, 65, 150] {
             for pool in [&one, &three] {
                 let batch = product(isa(), pool, &x[..m * cols], m, &weights);
                 let same = batch.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -171,7 +179,9 @@ fn extreme_codes_do_not_overflow() {
             let packed = PackedMatrix::pack(ty, 16, 256, &data).expect("packs");
             for x in [vec![3.0f32; 256], vec![-3.0; 256]] {
                 let scalar = product(Isa::Scalar, &pool, &x, 1, &[&packed]);
-                assert_eq!(product(Isa::best(), &pool, &x, 1, &[&packed]), scalar, "{ty} {fill:#x}");
+                for isa in vector_isas() {
+                    assert_eq!(product(isa, &pool, &x, 1, &[&packed]), scalar, "{ty} {fill:#x} {}", isa.name());
+                }
             }
         }
     }
@@ -187,19 +197,52 @@ fn activations_round_the_same_everywhere() {
     x[96..128].fill(0.0);
     x[128..160].fill(1e-38);
     x[160..192].fill(f32::MAX);
-    let (mut scalar, mut best) = (Activations::default(), Activations::default());
-    scalar.quantize(Isa::Scalar, &pool, &x, 320);
-    best.quantize(Isa::best(), &pool, &x, 320);
-    for row in (0..40).step_by(BLOCK_ROWS) {
-        let (a, b) = (scalar.block(row), best.block(row));
-        assert_eq!(a.codes, b.codes, "row {row}");
-        assert!(a.codes.iter().all(|&c| c != i8::MIN), "row {row}");
-        for (index, (a, b)) in a.infos.iter().zip(b.infos).enumerate() {
-            // Rows stand side by side; the three bad units are the first of row 0.
-            let bad = row == 0 && index % BLOCK_ROWS == 0 && index / BLOCK_ROWS < 3;
-            assert_eq!(a.scale.is_nan(), bad, "row {row} info {index}");
-            assert_eq!(b.scale.is_nan(), bad, "row {row} info {index}");
-            assert!(bad || a == b, "row {row} info {index}: {a:?} {b:?}");
+    let held = |isa: Isa, most: usize| {
+        let mut acts = Activations::default();
+        let kinds = [GgmlType::Q5_0, GgmlType::Q6K].into_iter().filter_map(start_kind);
+        assert!(acts.quantize(isa, &pool, &x, (RowBlocks::new(40, most), 320), kinds));
+        acts
+    };
+    let scalar = held(Isa::Scalar, 1);
+    for (isa, most) in vector_isas().flat_map(|isa| [1, 3, 4, 6].map(|most| (isa, most))) {
+        let fast = held(isa, most);
+        for row in 0..40 {
+            let what = format!("{} row {row} in blocks of {most}", isa.name());
+            let alone = scalar.block(row);
+            let block = fast.blocks().block_of(row);
+            let at = row - fast.blocks().rows_of(block..block + 1).start;
+            let block = fast.block(block);
+            for unit in 0..320 / UNIT {
+                let (a, b) = (&alone.infos[unit], &block.infos[unit * block.rows + at]);
+                let is_bad = row == 0 && unit < 3;
+                assert_eq!((a.scale.is_nan(), b.scale.is_nan()), (is_bad, is_bad), "{what} unit {unit}");
+                assert!(is_bad || a == b, "{what} unit {unit}: {a:?} {b:?}");
+                assert_eq!(-16 * a.sum, block.starts::<Q5_0>()[unit * block.rows + at], "{what} unit {unit}");
+                for half in 0..2 {
+                    let start = block.starts::<Q6K>()[(2 * unit + half) * block.rows + at];
+                    assert_eq!(-32 * a.half_sum(half), start, "{what} unit {unit}");
+                }
+            }
+            for quad in 0..320 / 4 {
+                let (a, b) = (&alone.codes[4 * quad..][..4], &block.codes[4 * (quad * block.rows + at)..][..4]);
+                assert_eq!(a, b, "{what} quad {quad}");
+                assert!(a.iter().all(|&code| code != i8::MIN), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn more_formats_side_by_side_than_starts_are_kept_for() {
+    let pool = Pool::new(2);
+    let types = [GgmlType::Q4_0, GgmlType::Q5_0, GgmlType::Q8_0, GgmlType::Q3K, GgmlType::Q6K, GgmlType::F16];
+    let packed = types.map(|ty| PackedMatrix::pack(ty, 20, 256, &random_weights(ty, 20, 256)).expect("packs"));
+    let x = random_rows(9, 256);
+    let all = product(isa(), &pool, &x, 9, &packed.each_ref());
+    for (index, weight) in packed.iter().enumerate() {
+        let alone = product(isa(), &pool, &x, 9, &[weight]);
+        for (row, alone) in alone.chunks_exact(20).enumerate() {
+            assert_eq!(&all[row * 120 + index * 20..][..20], alone, "{} row {row}", weight.ggml_type());
         }
     }
 }

@@ -155,7 +155,7 @@ impl std::fmt::Display for GgmlType {
 
 /// The parts of one block: codes as stored, scales still in their small integers.
 pub(crate) struct OpenBlock {
-    /// Codes in column order, as many valid as the type's blocks are long; two's complement where the format is signed.
+    /// Codes in column order, as many valid as the type's blocks are long.
     pub codes: [u8; 256],
     /// Block scale, bits of an f16.
     pub d: u16,
@@ -189,8 +189,6 @@ pub(crate) trait BlockFormat {
     const GROUP: usize;
     /// What is subtracted from each code.
     const ZERO: i32;
-    /// Whether codes are i8.
-    const SIGNED: bool = false;
     /// Whether a block holds several groups (K formats).
     const SUPER: bool;
     /// Opens one block of exactly the type's bytes.
@@ -244,7 +242,7 @@ fn dequantize_blocks<F: BlockFormat>(data: &[u8], out: &mut [f32]) {
 /// A code as the number that its scale multiplies.
 #[inline(always)]
 pub(crate) fn code_value<F: BlockFormat>(code: u8) -> f32 {
-    if F::SIGNED { f32::from(code as i8) } else { (i32::from(code) - F::ZERO) as f32 }
+    (i32::from(code) - F::ZERO) as f32
 }
 
 /// The little-endian u16 at `at`.

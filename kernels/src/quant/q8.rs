@@ -1,4 +1,4 @@
-//! Q8_0: 32 codes of 8 bits, signed.
+//! Q8_0: 32 codes of 8 bits, signed in the file; opened as code + 128, so that all formats have unsigned codes and a zero.
 
 use super::{BlockFormat, GgmlType, OpenBlock, u16_at};
 
@@ -8,13 +8,14 @@ pub(crate) struct Q8_0;
 impl BlockFormat for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
     const GROUP: usize = 32;
-    const ZERO: i32 = 0;
-    const SIGNED: bool = true;
+    const ZERO: i32 = 128;
     const SUPER: bool = false;
 
     fn open(block: &[u8], out: &mut OpenBlock) {
         out.d = u16_at(block, 0);
-        out.codes[..32].copy_from_slice(&block[2..34]);
+        for (code, byte) in out.codes.iter_mut().zip(&block[2..34]) {
+            *code = byte ^ 0x80;
+        }
     }
 
     fn group(block: &OpenBlock, _group: usize) -> (f32, f32) {
