@@ -1,6 +1,7 @@
 //! How fast `matmul` is, by type and shape: GB/s of packed weights at m = 1, GMAC/s at larger m, packing in GB/s.
 //!
-//! `cargo run --release -p engram-kernels --example matmul_speed [TYPE ..]`; `ENGRAM_THREADS` and `ENGRAM_ISA` are followed.
+//! `cargo run --release -p engram-kernels --example matmul_speed [TYPE ..] [m=ROWS ..]`; `ENGRAM_THREADS` and `ENGRAM_ISA`
+//! are followed.
 //! Weights at m = 1 rotate through copies larger than the caches, as layers do. The best of several rounds is printed.
 
 use std::time::Instant;
@@ -9,12 +10,16 @@ use engram_kernels::{GgmlType, PackedMatrix, isa, matmul, pool};
 
 /// Bytes of weights that the caches cannot hold.
 const COLD_BYTES: usize = 128 << 20;
-const ROWS_OF_X: [usize; 5] = [4, 8, 32, 128, 512];
+const ROWS_OF_X: [usize; 8] = [2, 3, 5, 7, 8, 32, 128, 512];
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let (rows, wanted): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("m="));
+    let mut rows: Vec<usize> = rows.iter().map(|m| m[2..].parse().expect("m=ROWS")).collect();
+    if rows.is_empty() {
+        rows = ROWS_OF_X.to_vec();
+    }
     println!("{} threads, {}", pool().threads(), isa().name());
-    println!("{:5} {:>13} {:>9} {:>9} | GMAC/s at m = {ROWS_OF_X:?}", "type", "rows x cols", "pack GB/s", "m=1 GB/s");
+    println!("{:5} {:>13} {:>9} {:>9} | GMAC/s at m = {rows:?}", "type", "rows x cols", "pack GB/s", "m=1 GB/s");
     for ty in GgmlType::ALL {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == ty.name()) {
             continue;
@@ -23,14 +28,14 @@ fn main() {
             GgmlType::Q8_0 => &[(4864, 896), (896, 4864), (151_936, 896)],
             _ => &[(4864, 896), (896, 4864)],
         };
-        for &(rows, cols) in shapes {
+        for &(outs, cols) in shapes {
             // K types come in 256s.
-            measure(ty, rows, cols.next_multiple_of(ty.block_len()));
+            measure(ty, outs, cols.next_multiple_of(ty.block_len()), &rows);
         }
     }
 }
 
-fn measure(ty: GgmlType, rows: usize, cols: usize) {
+fn measure(ty: GgmlType, rows: usize, cols: usize, rows_of_x: &[usize]) {
     let data = random_blocks(ty, rows, cols);
     let mut pack_seconds = f64::MAX;
     let mut copies = Vec::new();
@@ -61,7 +66,7 @@ fn measure(ty: GgmlType, rows: usize, cols: usize) {
         data.len() as f64 / pack_seconds / 1e9,
         copies[0].bytes() as f64 / cold(1) / 1e9
     );
-    for m in ROWS_OF_X {
+    for &m in rows_of_x {
         line += &format!(" {:>6.1}", (m * rows * cols) as f64 / cold(m) / 1e9);
     }
     println!("{line}");

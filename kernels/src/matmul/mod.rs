@@ -362,6 +362,7 @@ impl Call<'_> {
             let job = TileJob {
                 data: &weight.tiles.as_slice()[tile * weight.layout.bytes..][..tiles * weight.layout.bytes],
                 tiles,
+                more: tile + tiles < range.tiles.end,
                 layout: weight.layout,
                 cols: weight.cols,
                 x: self.x,
@@ -386,6 +387,8 @@ struct TileJob<'a> {
     /// The tiles, one after the other.
     data: &'a [u8],
     tiles: usize,
+    /// The thread takes the tiles behind these next.
+    more: bool,
     layout: TileLayout,
     cols: usize,
     /// All rows, `[m, cols]`.

@@ -13,8 +13,10 @@ use super::wide::{Wide, Ymm, Zmm};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::GgmlType;
 
-/// Bytes between the line being read and the one being fetched: about what a core reads while memory answers.
-const PREFETCH: usize = 4096;
+/// Columns of floats between the one being read and the one being fetched.
+const FETCH_COLUMNS: usize = 64;
+/// Bytes between the unit being read by a stream and the one being fetched.
+const AHEAD: usize = 4096;
 
 /// One chunk of up to two tiles, opened.
 #[repr(C, align(64))]
@@ -24,18 +26,57 @@ struct Chunk {
     mins: [[[f32; ROWS]; 2 * CHUNK]; 2],
 }
 
-/// Defines the entries of a width: `quantised_tiles` and `float_tiles`, compiled with its features.
+/// A compiled [`multiply`].
+type Multiply<const R: usize> = unsafe fn(&Open<R>, Rows, Fetch, *mut f32);
+
+/// Defines the entries of a width: tiles of codes and of floats, compiled with its features.
+///
+/// Each number of rows is a function of its own: inlined side by side, their address arithmetic was merged and their
+/// sums spilled (measured: 30 % slower).
 macro_rules! entries {
-    ($wide:ident, $features:literal, $quantised:ident / $quantised_inner:ident, $float:ident / $float_inner:ident) => {
+    ($wide:ident, $features:literal, $multiply:ident, $quantised:ident / $quantised_inner:ident, $float:ident / $float_inner:ident) => {
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        unsafe fn $multiply<F: TileFormat, const M: usize, const R: usize, const PACKED: bool>(
+            open: &Open<R>,
+            x: Rows,
+            fetch: Fetch,
+            acc: *mut f32,
+        ) {
+            // SAFETY: the features are this function's own; the pointers are the caller's promise.
+            unsafe { multiply::<$wide, F, M, R, PACKED>(open, x, fetch, acc) }
+        }
+
         #[target_feature(enable = $features)]
         fn $quantised_inner<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) {
-            // SAFETY: the features are this function's own; the job was checked by whoever called it.
-            unsafe { quantised::<$wide, F>(job, acc) }
+            macro_rules! by_rows {
+                ($tiles:literal, $packed:literal) => {
+                    &[
+                        $multiply::<F, 1, $tiles, $packed>,
+                        $multiply::<F, 2, $tiles, $packed>,
+                        $multiply::<F, 3, $tiles, $packed>,
+                        $multiply::<F, 4, $tiles, $packed>,
+                        $multiply::<F, 5, $tiles, $packed>,
+                        $multiply::<F, 6, $tiles, $packed>,
+                    ]
+                };
+            }
+            // SAFETY: as above; the job was checked by whoever called this.
+            unsafe {
+                if job.blocks.len() == 1 {
+                    each_chunk::<$wide, F, 1, true>(job, acc.as_mut_ptr(), by_rows!(1, true));
+                } else if job.tiles == 2 {
+                    each_chunk::<$wide, F, 2, false>(job, acc.as_mut_ptr(), by_rows!(2, false));
+                } else {
+                    each_chunk::<$wide, F, 1, false>(job, acc.as_mut_ptr(), by_rows!(1, false));
+                }
+            }
         }
 
         /// `acc[row of x][row of the tiles]`, overwritten. The caller has checked that the processor has the features.
         pub(super) fn $quantised<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) {
             job.check(F::TYPE, acc.len());
+            assert!(job.tiles == 1 || job.tiles == 2 && job.blocks.len() > 1, "{} tiles at once", job.tiles);
             // SAFETY: the dispatch table offers this function only where the features are.
             unsafe { $quantised_inner::<F>(job, acc) }
         }
@@ -64,27 +105,20 @@ macro_rules! entries {
 entries!(
     Zmm,
     "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c",
+    multiply_zmm,
     quantised_tiles_zmm / quantised_zmm,
     float_tiles_zmm / floats_zmm
 );
-entries!(Ymm, "avxvnni,avx2,fma,f16c", quantised_tiles_ymm / quantised_ymm, float_tiles_ymm / floats_ymm);
+entries!(Ymm, "avxvnni,avx2,fma,f16c", multiply_ymm, quantised_tiles_ymm / quantised_ymm, float_tiles_ymm / floats_ymm);
 
 /// # Safety
 /// The job was checked; the processor has `W`'s features. So for all functions below.
 #[inline(always)]
-unsafe fn quantised<W: Wide, F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if W::TILES == 2 && job.tiles == 2 {
-            each_chunk::<W, F, 2>(job, acc.as_mut_ptr());
-        } else {
-            each_chunk::<W, F, 1>(job, acc.as_mut_ptr());
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize>(job: &TileJob<'_>, acc: *mut f32) {
+unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>(
+    job: &TileJob<'_>,
+    acc: *mut f32,
+    by_rows: &[Multiply<R>; 6],
+) {
     let units = job.cols / UNIT;
     let mut chunk = MaybeUninit::<Chunk>::uninit();
     let chunk = chunk.as_mut_ptr();
@@ -102,26 +136,21 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize>(job: &TileJob<'_>, 
             };
             for (r, codes) in open.codes.iter_mut().enumerate() {
                 let tile = job.data.as_ptr().add(r * job.layout.bytes);
-                *codes = open_chunk::<W, F>(tile, job, first, count, chunk, r);
+                *codes = open_chunk::<W, F, PACKED>(tile, job, first, count, chunk, r);
             }
             let mut acc = acc;
-            for block in job.blocks.clone() {
+            for (index, block) in job.blocks.clone().enumerate() {
+                // What is read next comes while this is multiplied: the first block asks for tile 0, the second for tile 1.
+                let fetch =
+                    if index < R && !PACKED { next_part::<F>(job, first + count, index) } else { Fetch::NOTHING };
+                let fetch = fetch.over(count);
                 let block = job.acts.block(block);
                 let x = Rows {
                     codes: block.codes.as_ptr().add(first * UNIT * block.rows),
                     infos: block.infos.as_ptr().add(first * block.rows),
                     starts: block.starts::<F>().as_ptr().add(first * block.rows * (UNIT / F::GROUP)),
                 };
-                // A block is at most W::BLOCK_ROWS long; the arms past that are not compiled in.
-                match block.rows {
-                    1 => multiply::<W, F, 1, R>(&open, x, acc),
-                    2 => multiply::<W, F, 2, R>(&open, x, acc),
-                    3 => multiply::<W, F, 3, R>(&open, x, acc),
-                    4 if W::BLOCK_ROWS >= 4 => multiply::<W, F, 4, R>(&open, x, acc),
-                    5 if W::BLOCK_ROWS >= 5 => multiply::<W, F, 5, R>(&open, x, acc),
-                    6 if W::BLOCK_ROWS >= 6 => multiply::<W, F, 6, R>(&open, x, acc),
-                    rows => unreachable!("a block of {rows} rows"),
-                }
+                by_rows[block.rows - 1](&open, x, fetch, acc);
                 acc = acc.add(block.rows * R * ROWS);
             }
         }
@@ -130,7 +159,7 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize>(job: &TileJob<'_>, 
 
 /// Opens units `first .. first + count` of a tile into part `r` of the chunk; gives where its codes are.
 #[inline(always)]
-unsafe fn open_chunk<W: Wide, F: TileFormat>(
+unsafe fn open_chunk<W: Wide, F: TileFormat, const PACKED: bool>(
     tile: *const u8,
     job: &TileJob<'_>,
     first: usize,
@@ -147,12 +176,8 @@ unsafe fn open_chunk<W: Wide, F: TileFormat>(
             open_scales::<W, F>(tile.add(block * F::SCALE_BYTES), scales.add(at), mins.add(at));
         }
         let packed = tile.add(job.layout.codes + first * F::UNIT_BYTES);
-        if F::LOW == 8 {
-            // Codes of eight bits are multiplied where they are.
-            for line in 0..count * 8 {
-                prefetch(packed.wrapping_add(PREFETCH + 64 * line));
-            }
-            return packed;
+        if F::LOW == 8 || PACKED {
+            return packed; // codes of eight bits are multiplied where they are
         }
         let opened = (&raw mut (*chunk).codes[r]).cast::<u8>();
         for unit in 0..count {
@@ -160,6 +185,47 @@ unsafe fn open_chunk<W: Wide, F: TileFormat>(
         }
         opened
     }
+}
+
+/// Memory that will be read soon: cache lines to ask for beside each unit.
+#[derive(Clone, Copy)]
+struct Fetch {
+    at: *const u8,
+    lines: usize,
+}
+
+impl Fetch {
+    const NOTHING: Self = Self { at: std::ptr::null(), lines: 0 };
+
+    /// The same lines, spread over some units.
+    #[inline(always)]
+    fn over(self, units: usize) -> Self {
+        Self { lines: self.lines.div_ceil(units), ..self }
+    }
+
+    /// Asks for the lines of one unit.
+    #[inline(always)]
+    fn ask(self, unit: usize) {
+        for line in unit * self.lines..(unit + 1) * self.lines {
+            prefetch(self.at.wrapping_add(64 * line));
+        }
+    }
+}
+
+/// What tile `r` of the job reads after the chunk that ends at unit `end`: its next chunk, or the tile that follows the job
+/// from its scales to the end of its first chunk.
+#[inline(always)]
+fn next_part<F: TileFormat>(job: &TileJob<'_>, end: usize, r: usize) -> Fetch {
+    let units = job.cols / UNIT;
+    let tile = r * job.layout.bytes;
+    let (start, len) = if end < units {
+        (tile + job.layout.codes + end * F::UNIT_BYTES, CHUNK.min(units - end) * F::UNIT_BYTES)
+    } else if job.more {
+        (tile + job.tiles * job.layout.bytes, job.layout.codes + CHUNK.min(units) * F::UNIT_BYTES)
+    } else {
+        return Fetch::NOTHING;
+    };
+    Fetch { at: job.data.as_ptr().wrapping_add(start), lines: len.div_ceil(64) }
 }
 
 /// Pointers into an open chunk: codes `[units][512]` a tile; scales and mins `[2 * CHUNK][16]` a tile.
@@ -183,7 +249,12 @@ struct Rows {
 /// Adds a chunk's products with a block of `M` rows to `acc[M][R][16]`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // the indices are the axes: i a row of x, r a tile
-unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize>(open: &Open<R>, x: Rows, acc: *mut f32) {
+unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const PACKED: bool>(
+    open: &Open<R>,
+    x: Rows,
+    fetch: Fetch,
+    acc: *mut f32,
+) {
     const TILE_GROUPS: usize = 2 * CHUNK * ROWS;
     let groups = UNIT / F::GROUP;
     let quads = F::GROUP / 4;
@@ -198,6 +269,14 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize>(open:
             }
         }
         for unit in 0..open.units {
+            if PACKED {
+                let next = open.codes[0].wrapping_add(unit * F::UNIT_BYTES + AHEAD);
+                for line in 0..F::LOW + F::HIGH {
+                    prefetch(next.wrapping_add(64 * line));
+                }
+            } else {
+                fetch.ask(unit);
+            }
             let infos = x.infos.add(unit * M);
             for index in 0..groups {
                 let group = unit * groups + index;
@@ -211,7 +290,12 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize>(open:
                 for quad in 0..quads {
                     let mut codes = [W::zero(); R];
                     for r in 0..R {
-                        codes[r] = W::load(open.codes[r].add(unit * 512 + (index * quads + quad) * 64));
+                        let quad = index * quads + quad;
+                        codes[r] = if PACKED {
+                            open_quad::<W, F>(open.codes[r].add(unit * F::UNIT_BYTES), quad)
+                        } else {
+                            W::load(open.codes[r].add(unit * 512 + quad * 64))
+                        };
                     }
                     for i in 0..M {
                         let x = W::splat(x_codes.add((quad * M + i) * 4).cast::<i32>().read_unaligned());
@@ -256,26 +340,28 @@ fn prefetch(address: *const u8) {
 /// Planes of a unit to one byte a code, `[quad][row][column]`.
 #[inline(always)]
 unsafe fn open_unit<W: Wide, F: TileFormat>(packed: *const u8, codes: *mut u8) {
-    // SAFETY: the caller passes a whole packed unit and room for 512 codes.
+    for quad in 0..8 {
+        // SAFETY: the caller passes a whole packed unit and room for 512 codes.
+        unsafe { W::store(open_quad::<W, F>(packed, quad), codes.add(64 * quad)) };
+    }
+}
+
+/// The codes of one quad of a packed unit, a byte each.
+#[inline(always)]
+unsafe fn open_quad<W: Wide, F: TileFormat>(packed: *const u8, quad: usize) -> W::Int {
+    // SAFETY: the caller passes a whole packed unit.
     unsafe {
-        for line in 0..F::LOW + F::HIGH {
-            prefetch(packed.wrapping_add(PREFETCH + 64 * line));
+        if F::LOW == 8 {
+            return W::load(packed.add(64 * quad));
         }
-        let line = |index: usize| W::load(packed.add(64 * index));
-        for quad in 0..8u32 {
-            let mut code = if F::LOW == 4 {
-                W::bits(line(quad as usize / 2), 4 * (quad % 2), 0, 15)
-            } else {
-                W::bits(line(quad as usize / 4), 2 * (quad % 4), 0, 3)
-            };
-            if F::HIGH == 1 {
-                code = W::or(code, W::bits(line(F::LOW), quad, F::LOW as u32, 1));
-            }
-            if F::HIGH == 2 {
-                code = W::or(code, W::bits(line(F::LOW + quad as usize / 4), 2 * (quad % 4), F::LOW as u32, 3));
-            }
-            W::store(code, codes.add(64 * quad as usize));
+        let in_line = |bits: usize| (bits * (quad % (8 / bits))) as u32;
+        let low = W::load(packed.add(64 * (quad * F::LOW / 8)));
+        let code = W::bits(low, in_line(F::LOW), 0, ((1u32 << F::LOW) - 1) as u8);
+        if F::HIGH == 0 {
+            return code;
         }
+        let high = W::load(packed.add(64 * (F::LOW + quad * F::HIGH / 8)));
+        W::or(code, W::bits(high, in_line(F::HIGH), F::LOW as u32, ((1u32 << F::HIGH) - 1) as u8))
     }
 }
 
@@ -396,7 +482,7 @@ unsafe fn load_column<W: Wide, const KIND: u8>(w: *const u8, column: usize) -> W
     // SAFETY: the caller passes a tile that has this column.
     unsafe {
         let at = w.add(column * if KIND == SINGLE { 4 * ROWS } else { 2 * ROWS });
-        prefetch(at.wrapping_add(PREFETCH));
+        prefetch(at.wrapping_add(FETCH_COLUMNS * 2 * ROWS));
         match KIND {
             SINGLE => W::load_float(at.cast()),
             HALF => W::load_half(at),
