@@ -29,6 +29,8 @@ pub(super) struct UnitInfo {
     pub weighted_halves: [f32; 2],
     /// Sum of the 32 codes.
     pub sum: i32,
+    /// The same of the first and the last 16.
+    pub half_sums: [i32; 2],
     /// Minus the sums of columns 0, 1 and of columns 2, 3 of all quads: a constant under the weights, in i16 lanes.
     pub minus: [i16; 2],
     /// The same of the first and the last four quads.
@@ -39,68 +41,102 @@ impl UnitInfo {
     /// From the scale and, for each half, the sums of columns 0, 1 and 2, 3 of its quads.
     #[inline(always)]
     pub(super) fn new(scale: f32, halves: [[i16; 2]; 2]) -> Self {
-        let sums = halves.map(|[a, b]| i32::from(a) + i32::from(b));
-        let sum = sums[0] + sums[1];
         Self {
-            scale,
-            weighted: scale * sum as f32,
-            weighted_halves: sums.map(|sum| scale * sum as f32),
-            sum,
             minus: [-(halves[0][0] + halves[1][0]), -(halves[0][1] + halves[1][1])],
             minus_halves: halves.map(|half| half.map(|sum| -sum)),
+            ..Self::of_sums(scale, halves.map(|[a, b]| i32::from(a) + i32::from(b)))
         }
     }
 
-    /// Sum of the codes of a half.
+    /// From the scale and the sums of both halves, without what only 16-bit sums need.
     #[inline(always)]
-    pub(super) fn half_sum(&self, half: usize) -> i32 {
-        let [a, b] = self.minus_halves[half];
-        -(i32::from(a) + i32::from(b))
+    pub(super) fn of_sums(scale: f32, half_sums: [i32; 2]) -> Self {
+        let sum = half_sums[0] + half_sums[1];
+        Self {
+            scale,
+            weighted: scale * sum as f32,
+            weighted_halves: half_sums.map(|sum| scale * sum as f32),
+            sum,
+            half_sums,
+            minus: [0; 2],
+            minus_halves: [[0; 2]; 2],
+        }
     }
 }
 
-/// Where the integer sums of formats with one zero start: minus the zero times the sum of each group's codes.
+/// One number a unit or a group of 16, for each row: a part of [`UnitInfo`] on its own, so that a kernel reads no more than it uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StartKind {
-    /// [`crate::quant::BlockFormat::ZERO`], not 0.
-    zero: i32,
-    /// Groups of 16 columns rather than 32.
-    halves: bool,
+pub(super) enum Plane {
+    /// [`UnitInfo::scale`].
+    Scale,
+    /// [`UnitInfo::weighted`], or its halves.
+    Weighted {
+        /// Of groups of 16 columns rather than 32.
+        halves: bool,
+    },
+    /// Where the integer sums of formats with this zero start: minus the zero times the sum of the codes, an i32.
+    Start {
+        /// [`crate::quant::BlockFormat::ZERO`], not 0.
+        zero: i32,
+        /// As above.
+        halves: bool,
+    },
 }
 
-impl StartKind {
-    /// What a format needs; `None` where sums start at 0.
-    pub(super) const fn of<F: TileFormat>() -> Option<Self> {
-        if F::ZERO == 0 { None } else { Some(Self { zero: F::ZERO, halves: F::GROUP != UNIT }) }
+impl Plane {
+    /// What a format reads.
+    pub(super) fn of<F: TileFormat>() -> [Option<Self>; 3] {
+        let halves = F::GROUP != UNIT;
+        let weighted = if F::MINS { Some(Plane::Weighted { halves }) } else { None };
+        let start = if F::ZERO == 0 { None } else { Some(Plane::Start { zero: F::ZERO, halves }) };
+        [Some(Plane::Scale), weighted, start]
     }
 
-    /// Groups of a unit.
+    /// Numbers of a unit.
     fn groups(self) -> usize {
-        1 + usize::from(self.halves)
+        match self {
+            Plane::Weighted { halves: true } | Plane::Start { halves: true, .. } => 2,
+            _ => 1,
+        }
     }
 
-    /// Fills the starts of some whole blocks' rows, `[unit][group][rows]`, from their infos `[unit][rows]`.
-    fn fill(self, rows: usize, infos: &[UnitInfo], starts: &mut [i32]) {
-        for (infos, starts) in infos.chunks_exact(rows).zip(starts.chunks_exact_mut(rows * self.groups())) {
-            for (group, starts) in starts.chunks_exact_mut(rows).enumerate() {
-                for (info, start) in infos.iter().zip(starts) {
-                    *start = -self.zero * if self.halves { info.half_sum(group) } else { info.sum };
-                }
+    /// Fills the numbers of a block, `[unit][group][rows]`, from its infos `[unit][rows]`.
+    #[inline(always)]
+    fn fill(self, rows: usize, infos: &[UnitInfo], values: &mut [u32]) {
+        let whole = infos.iter().zip(&mut *values);
+        match self {
+            Plane::Scale => whole.for_each(|(info, value)| *value = info.scale.to_bits()),
+            Plane::Weighted { halves: false } => whole.for_each(|(info, value)| *value = info.weighted.to_bits()),
+            Plane::Start { zero, halves: false } => whole.for_each(|(info, value)| *value = (-zero * info.sum) as u32),
+            Plane::Weighted { halves: true } => {
+                fill_halves(rows, infos, values, |info, half| info.weighted_halves[half].to_bits());
+            }
+            Plane::Start { zero, halves: true } => {
+                fill_halves(rows, infos, values, |info, half| (-zero * info.half_sums[half]) as u32);
             }
         }
     }
 }
 
-/// Kinds of starts that one call may need: no two weights that share an input have had more.
-const MAX_STARTS: usize = 4;
+#[inline(always)]
+fn fill_halves(rows: usize, infos: &[UnitInfo], values: &mut [u32], number: impl Fn(&UnitInfo, usize) -> u32) {
+    for (infos, values) in infos.chunks_exact(rows).zip(values.chunks_exact_mut(2 * rows)) {
+        for (half, values) in values.chunks_exact_mut(rows).enumerate() {
+            infos.iter().zip(values).for_each(|(info, value)| *value = number(info, half));
+        }
+    }
+}
+
+/// Planes that one call may need: no two weights that share an input have had more.
+const MAX_PLANES: usize = 6;
 
 /// Rows of codes and their unit infos, block after block.
 #[derive(Default)]
 pub(super) struct Activations {
     codes: Vec<i8>,
     infos: Vec<UnitInfo>,
-    kinds: [Option<StartKind>; MAX_STARTS],
-    starts: [Vec<i32>; MAX_STARTS],
+    planes: [Option<Plane>; MAX_PLANES],
+    values: [Vec<u32>; MAX_PLANES],
     blocks: RowBlocks,
     cols: usize,
 }
@@ -114,37 +150,24 @@ pub(super) struct RowBlock<'a> {
     pub infos: &'a [UnitInfo],
     /// Rows in it, at least one.
     pub rows: usize,
-    first: usize,
-    all: &'a Activations,
-}
-
-impl RowBlock<'_> {
-    /// Where a format's integer sums start, `[unit][group][rows]`; empty where they start at 0.
-    #[inline(always)]
-    pub(super) fn starts<F: TileFormat>(&self) -> &[i32] {
-        let Some(kind) = (const { StartKind::of::<F>() }) else { return &[] };
-        let at = self.all.kinds.iter().position(|k| *k == Some(kind)).expect("a kind asked for in `quantize`");
-        let groups = kind.groups() * self.all.cols / UNIT;
-        &self.all.starts[at][self.first * groups..][..self.rows * groups]
-    }
 }
 
 impl Activations {
-    /// Quantises `x` `[blocks.rows(), cols]`, `cols` a multiple of 32, into this buffer, and fills the starts of `kinds`.
+    /// Quantises `x` `[blocks.rows(), cols]`, `cols` a multiple of 32, into this buffer, and fills `planes`.
     ///
-    /// Gives false, and does nothing, for more kinds than there is room for.
+    /// Gives false, and does nothing, for more planes than there is room for.
     pub(super) fn quantize(
         &mut self,
         isa: Isa,
         pool: &Pool,
         x: &[f32],
         (blocks, cols): (RowBlocks, usize),
-        kinds: impl Iterator<Item = StartKind>,
+        planes: impl Iterator<Item = Plane>,
     ) -> bool {
-        self.kinds = [None; MAX_STARTS];
-        for kind in kinds {
-            match self.kinds.iter_mut().find(|k| k.is_none_or(|k| k == kind)) {
-                Some(place) => *place = Some(kind),
+        self.planes = [None; MAX_PLANES];
+        for plane in planes {
+            match self.planes.iter_mut().find(|p| p.is_none_or(|p| p == plane)) {
+                Some(place) => *place = Some(plane),
                 None => return false,
             }
         }
@@ -152,14 +175,14 @@ impl Activations {
         grow(&mut self.codes, x.len());
         let units = x.len() / UNIT;
         grow(&mut self.infos, units);
-        for (kind, starts) in self.kinds.iter().zip(&mut self.starts) {
-            grow(starts, kind.map_or(0, |kind| units * kind.groups()));
+        for (plane, values) in self.planes.iter().zip(&mut self.values) {
+            grow(values, plane.map_or(0, |plane| units * plane.groups()));
         }
         let quantize = quantizer(isa);
         let per_task = (TASK_VALUES / (cols * blocks.rows().div_ceil(blocks.count().max(1))).max(1)).max(1);
         let (codes, infos) = (Disjoint::new(&mut self.codes), Disjoint::new(&mut self.infos));
-        let kinds = self.kinds;
-        let starts = self.starts.each_mut().map(|starts| Disjoint::new(starts));
+        let planes = self.planes;
+        let values = self.values.each_mut().map(|values| Disjoint::new(values));
         pool.run(blocks.count().div_ceil(per_task), &|task| {
             for block in task * per_task..blocks.count().min((task + 1) * per_task) {
                 let rows = blocks.rows_of(block..block + 1);
@@ -167,11 +190,11 @@ impl Activations {
                 // SAFETY: blocks are disjoint ranges of rows, and each is one task's.
                 let (codes, infos) = unsafe { (codes.part(at..at + len), infos.part(at / UNIT..(at + len) / UNIT)) };
                 quantize(&x[at..at + len], rows.len(), codes, infos);
-                for (kind, starts) in kinds.iter().zip(&starts) {
-                    let Some(kind) = kind else { break };
-                    let (at, len) = (at / UNIT * kind.groups(), len / UNIT * kind.groups());
+                for (plane, values) in planes.iter().zip(&values) {
+                    let Some(plane) = plane else { break };
+                    let (at, len) = (at / UNIT * plane.groups(), len / UNIT * plane.groups());
                     // SAFETY: as above.
-                    kind.fill(rows.len(), infos, unsafe { starts.part(at..at + len) });
+                    plane.fill(rows.len(), infos, unsafe { values.part(at..at + len) });
                 }
             }
         });
@@ -197,9 +220,15 @@ impl Activations {
             codes: &self.codes[start..start + len],
             infos: &self.infos[start / UNIT..(start + len) / UNIT],
             rows: rows.len(),
-            first: rows.start,
-            all: self,
         }
+    }
+
+    /// A plane of all rows, block after block `[unit][group][rows]`: `groups` numbers for each row and unit.
+    ///
+    /// Panics where [`Activations::quantize`] was not asked for it.
+    pub(super) fn plane(&self, plane: Plane) -> &[u32] {
+        let at = self.planes.iter().position(|p| *p == Some(plane)).expect("a plane asked for in `quantize`");
+        &self.values[at][..self.blocks.rows() * self.cols / UNIT * plane.groups()]
     }
 }
 
@@ -216,7 +245,9 @@ type Quantizer = fn(&[f32], usize, &mut [i8], &mut [UnitInfo]);
 fn quantizer(isa: Isa) -> Quantizer {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => super::avx2::quantize_block,
+        Isa::Avx2 | Isa::AvxVnni => super::avx2::quantize_block,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => super::quantize_zmm::quantize_block,
         _ => quantize_block,
     }
 }

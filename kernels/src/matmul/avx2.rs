@@ -188,7 +188,7 @@ unsafe fn unsigned_dots<F: TileFormat, const M: usize>(
             *dots = [_mm256_madd_epi16(dots[0], ones), _mm256_madd_epi16(dots[1], ones)];
             if F::BIAS != F::ZERO {
                 let info = &*infos.add(i);
-                let sum = if whole { info.sum } else { info.half_sum(index) };
+                let sum = if whole { info.sum } else { info.half_sums[index] };
                 let back = _mm256_set1_epi32((F::BIAS - F::ZERO) * sum);
                 *dots = [_mm256_add_epi32(dots[0], back), _mm256_add_epi32(dots[1], back)];
             }

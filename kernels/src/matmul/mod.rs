@@ -14,6 +14,8 @@ mod avx2;
 mod blocks;
 mod format;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod quantize_zmm;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -28,7 +30,7 @@ use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::pool::{Pool, pool};
 use crate::quant::GgmlType;
-use activations::{Activations, StartKind};
+use activations::{Activations, Plane};
 use aligned::AlignedBytes;
 use blocks::RowBlocks;
 use format::ROWS;
@@ -232,11 +234,11 @@ pub fn matmul_on(
         static BUFFER: Cell<Activations> = Cell::new(Activations::default());
     }
     let mut acts = BUFFER.take();
-    let blocks = RowBlocks::new(m, block_rows(isa));
+    let blocks = RowBlocks::new(m, block_rows(isa, m));
     if weights.iter().any(|w| !w.ty.is_float()) {
-        let kinds = weights.iter().filter_map(|w| start_kind(w.ty));
-        if !acts.quantize(isa, pool, x, (blocks, cols), kinds) {
-            // So many formats side by side that one call cannot hold their starts: two calls can.
+        let planes = weights.iter().flat_map(|w| planes(isa, w.ty)).flatten();
+        if !acts.quantize(isa, pool, x, (blocks, cols), planes) {
+            // So many formats side by side that one call cannot hold their planes: two calls can.
             BUFFER.set(acts);
             return in_halves(isa, pool, x, m, weights, out);
         }
@@ -276,17 +278,25 @@ fn in_halves(
     Ok(())
 }
 
-fn start_kind(ty: GgmlType) -> Option<StartKind> {
-    for_quantised!(ty, F => StartKind::of::<F>(), else None)
+/// The planes that a kernel reads; those of other instruction sets read the infos themselves.
+fn planes(isa: Isa, ty: GgmlType) -> [Option<Plane>; 3] {
+    match isa {
+        Isa::AvxVnni | Isa::Avx512 => for_quantised!(ty, F => Plane::of::<F>(), else [None; 3]),
+        _ => [None; 3],
+    }
 }
 
-/// Rows that the kernels of an instruction set multiply at once.
-fn block_rows(isa: Isa) -> usize {
+/// Rows that the kernels of an instruction set multiply at once, of `m`.
+fn block_rows(isa: Isa, m: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    fn of<W: wide::Wide>(m: usize) -> usize {
+        if m <= W::STREAM_ROWS { W::STREAM_ROWS } else { W::BLOCK_ROWS }
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => <wide::Zmm as wide::Wide>::BLOCK_ROWS,
+        Isa::Avx512 => of::<wide::Zmm>(m),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => <wide::Ymm as wide::Wide>::BLOCK_ROWS,
+        Isa::AvxVnni => of::<wide::Ymm>(m),
         _ => 4,
     }
 }
@@ -317,7 +327,7 @@ fn plan_tasks<'a>(isa: Isa, weights: &[&'a PackedMatrix], m: usize, threads: usi
     let bytes: usize = weights.iter().map(|w| w.bytes()).sum();
     let least = MIN_TASK_BYTES / m.div_ceil(4).max(1);
     let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).clamp(least, MAX_TASK_BYTES);
-    let at_once = tiles_at_once(isa, m.div_ceil(block_rows(isa)));
+    let at_once = tiles_at_once(isa, m.div_ceil(block_rows(isa, m)));
     let mut plan = Vec::new();
     let mut column = 0;
     for weight in weights {

@@ -34,7 +34,7 @@ pub(super) fn quantised_tile<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) 
                 for index in 0..UNIT / F::GROUP {
                     let group = unit % F::BLOCK_UNITS * (UNIT / F::GROUP) + index;
                     let (scale, min) = F::group(&opens[row], group);
-                    let sum = if F::GROUP == UNIT { info.sum } else { info.half_sum(index) };
+                    let sum = if F::GROUP == UNIT { info.sum } else { info.half_sums[index] };
                     let mut dot = -F::ZERO * sum;
                     for column in index * F::GROUP..(index + 1) * F::GROUP {
                         let code = codes[64 * (column / 4) + 4 * row + column % 4];

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use super::activations::{UnitInfo, quantize_block};
 use super::format::UNIT;
 use super::*;
-use crate::quant::{Q5_0, Q6K, dequantize};
+use crate::quant::dequantize;
 
 const WIDTHS: [usize; 5] = [32, 64, 256, 896, 4864];
 
@@ -199,10 +199,16 @@ fn activations_round_the_same_everywhere() {
     x[160..192].fill(f32::MAX);
     let held = |isa: Isa, most: usize| {
         let mut acts = Activations::default();
-        let kinds = [GgmlType::Q5_0, GgmlType::Q6K].into_iter().filter_map(start_kind);
-        assert!(acts.quantize(isa, &pool, &x, (RowBlocks::new(40, most), 320), kinds));
+        assert!(acts.quantize(isa, &pool, &x, (RowBlocks::new(40, most), 320), PLANES.into_iter()));
         acts
     };
+    const PLANES: [Plane; 5] = [
+        Plane::Scale,
+        Plane::Weighted { halves: false },
+        Plane::Weighted { halves: true },
+        Plane::Start { zero: 16, halves: false },
+        Plane::Start { zero: 32, halves: true },
+    ];
     let scalar = held(Isa::Scalar, 1);
     for (isa, most) in vector_isas().flat_map(|isa| [1, 3, 4, 6].map(|most| (isa, most))) {
         let fast = held(isa, most);
@@ -210,17 +216,29 @@ fn activations_round_the_same_everywhere() {
             let what = format!("{} row {row} in blocks of {most}", isa.name());
             let alone = scalar.block(row);
             let block = fast.blocks().block_of(row);
-            let at = row - fast.blocks().rows_of(block..block + 1).start;
+            let start = fast.blocks().rows_of(block..block + 1).start;
+            let at = row - start;
             let block = fast.block(block);
+            let number = |plane: Plane, unit: usize, group: usize, groups: usize| {
+                fast.plane(plane)[(start * 10 + unit * block.rows) * groups + group * block.rows + at]
+            };
             for unit in 0..320 / UNIT {
                 let (a, b) = (&alone.infos[unit], &block.infos[unit * block.rows + at]);
                 let is_bad = row == 0 && unit < 3;
                 assert_eq!((a.scale.is_nan(), b.scale.is_nan()), (is_bad, is_bad), "{what} unit {unit}");
-                assert!(is_bad || a == b, "{what} unit {unit}: {a:?} {b:?}");
-                assert_eq!(-16 * a.sum, block.starts::<Q5_0>()[unit * block.rows + at], "{what} unit {unit}");
+                let seen =
+                    |info: &UnitInfo| (info.scale, info.weighted, info.weighted_halves, info.sum, info.half_sums);
+                assert!(is_bad || seen(a) == seen(b), "{what} unit {unit}: {a:?} {b:?}");
+                assert_eq!(number(PLANES[0], unit, 0, 1), b.scale.to_bits(), "{what} unit {unit}");
+                assert_eq!(number(PLANES[1], unit, 0, 1), b.weighted.to_bits(), "{what} unit {unit}");
+                assert_eq!(number(PLANES[3], unit, 0, 1) as i32, -16 * a.sum, "{what} unit {unit}");
                 for half in 0..2 {
-                    let start = block.starts::<Q6K>()[(2 * unit + half) * block.rows + at];
-                    assert_eq!(-32 * a.half_sum(half), start, "{what} unit {unit}");
+                    assert_eq!(
+                        number(PLANES[2], unit, half, 2),
+                        b.weighted_halves[half].to_bits(),
+                        "{what} unit {unit}"
+                    );
+                    assert_eq!(number(PLANES[4], unit, half, 2) as i32, -32 * a.half_sums[half], "{what} unit {unit}");
                 }
             }
             for quad in 0..320 / 4 {
@@ -233,16 +251,15 @@ fn activations_round_the_same_everywhere() {
 }
 
 #[test]
-fn more_formats_side_by_side_than_starts_are_kept_for() {
+fn more_formats_side_by_side_than_planes_are_kept_for() {
     let pool = Pool::new(2);
-    let types = [GgmlType::Q4_0, GgmlType::Q5_0, GgmlType::Q8_0, GgmlType::Q3K, GgmlType::Q6K, GgmlType::F16];
-    let packed = types.map(|ty| PackedMatrix::pack(ty, 20, 256, &random_weights(ty, 20, 256)).expect("packs"));
+    let packed = GgmlType::ALL.map(|ty| PackedMatrix::pack(ty, 20, 256, &random_weights(ty, 20, 256)).expect("packs"));
     let x = random_rows(9, 256);
     let all = product(isa(), &pool, &x, 9, &packed.each_ref());
     for (index, weight) in packed.iter().enumerate() {
         let alone = product(isa(), &pool, &x, 9, &[weight]);
         for (row, alone) in alone.chunks_exact(20).enumerate() {
-            assert_eq!(&all[row * 120 + index * 20..][..20], alone, "{} row {row}", weight.ggml_type());
+            assert_eq!(&all[row * 260 + index * 20..][..20], alone, "{} row {row}", weight.ggml_type());
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Tiles by `vpdpbusd`, over either register [`Wide`]: a quad of codes is one operand, four bytes of x the other.
 //!
 //! Codes are unsigned as packed, so a product is exact in i32 and nothing is subtracted from it: sums start at minus
-//! zero times the sum of x ([`Activations::starts`]). A chunk (256 columns) of a tile is opened into the first-level cache
+//! zero times the sum of x ([`Plane::Start`]). A chunk (256 columns) of a tile is opened into the first-level cache
 //! and meets every row of the job before the next; rows come in blocks whose sums stay in registers.
 //! Sums and scaling follow [`super::scalar`] operation for operation.
 
 use std::mem::MaybeUninit;
 
-use super::activations::UnitInfo;
+use super::activations::{Activations, Plane};
 use super::format::{CHUNK, ROWS, Scales, TileFormat, UNIT};
 use super::wide::{Wide, Ymm, Zmm};
 use super::{FLOAT_CHUNK, TileJob};
@@ -60,11 +60,27 @@ macro_rules! entries {
                         $multiply::<F, 6, $tiles, $packed>,
                     ]
                 };
+                ($tiles:literal, $packed:literal, more) => {
+                    &[
+                        $multiply::<F, 1, $tiles, $packed>,
+                        $multiply::<F, 2, $tiles, $packed>,
+                        $multiply::<F, 3, $tiles, $packed>,
+                        $multiply::<F, 4, $tiles, $packed>,
+                        $multiply::<F, 5, $tiles, $packed>,
+                        $multiply::<F, 6, $tiles, $packed>,
+                        $multiply::<F, 7, $tiles, $packed>,
+                        $multiply::<F, 8, $tiles, $packed>,
+                        $multiply::<F, 9, $tiles, $packed>,
+                        $multiply::<F, 10, $tiles, $packed>,
+                        $multiply::<F, 11, $tiles, $packed>,
+                        $multiply::<F, 12, $tiles, $packed>,
+                    ]
+                };
             }
             // SAFETY: as above; the job was checked by whoever called this.
             unsafe {
                 if job.blocks.len() == 1 {
-                    each_chunk::<$wide, F, 1, true>(job, acc.as_mut_ptr(), by_rows!(1, true));
+                    each_chunk::<$wide, F, 1, true>(job, acc.as_mut_ptr(), by_rows!(1, true, more));
                 } else if job.tiles == 2 {
                     each_chunk::<$wide, F, 2, false>(job, acc.as_mut_ptr(), by_rows!(2, false));
                 } else {
@@ -117,9 +133,10 @@ entries!(Ymm, "avxvnni,avx2,fma,f16c", multiply_ymm, quantised_tiles_ymm / quant
 unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>(
     job: &TileJob<'_>,
     acc: *mut f32,
-    by_rows: &[Multiply<R>; 6],
+    by_rows: &[Multiply<R>],
 ) {
     let units = job.cols / UNIT;
+    let planes = Planes::of::<F>(job.acts);
     let mut chunk = MaybeUninit::<Chunk>::uninit();
     let chunk = chunk.as_mut_ptr();
     for first in (0..units).step_by(CHUNK) {
@@ -144,11 +161,14 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
                 let fetch =
                     if index < R && !PACKED { next_part::<F>(job, first + count, index) } else { Fetch::NOTHING };
                 let fetch = fetch.over(count);
+                let start = job.acts.blocks().start(block);
                 let block = job.acts.block(block);
+                let at = start * units + first * block.rows;
                 let x = Rows {
                     codes: block.codes.as_ptr().add(first * UNIT * block.rows),
-                    infos: block.infos.as_ptr().add(first * block.rows),
-                    starts: block.starts::<F>().as_ptr().add(first * block.rows * (UNIT / F::GROUP)),
+                    scales: planes.scales.add(at),
+                    weighted: planes.weighted.wrapping_add(at * (UNIT / F::GROUP)),
+                    starts: planes.starts.wrapping_add(at * (UNIT / F::GROUP)),
                 };
                 by_rows[block.rows - 1](&open, x, fetch, acc);
                 acc = acc.add(block.rows * R * ROWS);
@@ -238,11 +258,29 @@ struct Open<const R: usize> {
     first: bool,
 }
 
-/// Pointers into a block of activations, at the chunk's first unit.
+/// The planes that a format reads, of all rows; null those it does not.
+struct Planes {
+    scales: *const f32,
+    weighted: *const f32,
+    starts: *const i32,
+}
+
+impl Planes {
+    fn of<F: TileFormat>(acts: &Activations) -> Self {
+        let at = |plane: Option<Plane>| plane.map_or(std::ptr::null(), |plane| acts.plane(plane).as_ptr());
+        let [scales, weighted, starts] = Plane::of::<F>();
+        let (scales, weighted, starts) = (at(scales), at(weighted), at(starts));
+        Self { scales: scales.cast(), weighted: weighted.cast(), starts: starts.cast() }
+    }
+}
+
+/// Pointers into a block of activations, at the chunk's first unit: codes `[unit][quad][M][4]`, scales `[unit][M]`, the others
+/// `[unit][group][M]`.
 #[derive(Clone, Copy)]
 struct Rows {
     codes: *const i8,
-    infos: *const UnitInfo,
+    scales: *const f32,
+    weighted: *const f32,
     starts: *const i32,
 }
 
@@ -277,7 +315,6 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
             } else {
                 fetch.ask(unit);
             }
-            let infos = x.infos.add(unit * M);
             for index in 0..groups {
                 let group = unit * groups + index;
                 let x_codes = x.codes.add((unit * UNIT + index * F::GROUP) * M);
@@ -307,7 +344,7 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
                 for r in 0..R {
                     let scales = W::load_float(open.scales.add(r * TILE_GROUPS + group * ROWS));
                     for i in 0..M {
-                        let scale = W::mul(scales, W::splat_float((*infos.add(i)).scale));
+                        let scale = W::mul(scales, W::splat_float(*x.scales.add(unit * M + i)));
                         sums[i][r] = W::mul_add(W::to_float(dots[i][r]), scale, sums[i][r]);
                     }
                 }
@@ -315,9 +352,8 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
                     for r in 0..R {
                         let mins = W::load_float(open.mins.add(r * TILE_GROUPS + group * ROWS));
                         for i in 0..M {
-                            let info = &*infos.add(i);
-                            let weighted = if groups == 1 { info.weighted } else { info.weighted_halves[index] };
-                            sums[i][r] = W::sub_mul(mins, W::splat_float(weighted), sums[i][r]);
+                            let weighted = W::splat_float(*x.weighted.add(group * M + i));
+                            sums[i][r] = W::sub_mul(mins, weighted, sums[i][r]);
                         }
                     }
                 }

@@ -19,8 +19,10 @@ pub(super) trait Wide {
     type Int: Copy;
     /// Sixteen f32.
     type Float: Copy;
-    /// Rows of activations that fit the registers beside the sums of [`Wide::TILES`] tiles.
+    /// Rows of activations whose sums fit the registers for [`Wide::TILES`] tiles.
     const BLOCK_ROWS: usize;
+    /// The same for one tile: so many rows are one stream, whose codes are opened in registers as they come.
+    const STREAM_ROWS: usize;
     /// Tiles that are multiplied at once where several blocks of rows meet them.
     const TILES: usize;
 

@@ -28,6 +28,7 @@ impl Wide for Ymm {
     type Float = [__m256; 2];
     // 2 x 3 integer and 2 x 3 float sums of 16 registers.
     const BLOCK_ROWS: usize = 3;
+    const STREAM_ROWS: usize = 3;
     const TILES: usize = 1;
 
     #[inline(always)]

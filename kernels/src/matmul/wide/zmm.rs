@@ -12,6 +12,7 @@ impl Wide for Zmm {
     type Float = __m512;
     // 2 x 6 integer and 2 x 6 float sums leave eight of 32 registers for weights and scales.
     const BLOCK_ROWS: usize = 6;
+    const STREAM_ROWS: usize = 12;
     const TILES: usize = 2;
 
     #[inline(always)]
