@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use engram_kernels::attention::{AttentionParams, KvShape, KvSlice, PagedKv, SequenceSpan, paged_attention};
-use engram_kernels::{isa, pool};
+use engram_kernels::{Rows, isa, pool};
 use half::f16;
 
 const BLOCK_SIZE: usize = 16;
@@ -83,7 +83,8 @@ fn measure(model: &Model, name: &str, (sequences, query_len, context_len): (usiz
     let mut best = f64::MAX;
     for round in 0..40 {
         let start = Instant::now();
-        paged_attention(&q, heads, kv, &calls[round % 8], &params, &mut out).expect("sizes agree");
+        paged_attention(Rows::dense(&q, heads * head_dim), heads, kv, &calls[round % 8], &params, &mut out)
+            .expect("sizes agree");
         best = best.min(start.elapsed().as_secs_f64());
     }
     let seen: usize = (context_len - query_len + 1..=context_len).sum();

@@ -55,8 +55,8 @@ pub fn gelu_tanh(x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
     Ok(())
 }
 
-lanes_entry! { fn run_silu_mul / run_silu_mul_avx2(gate: &[f32], up: &[f32], out: &mut [f32]) = silu_mul_lanes }
-lanes_entry! { fn run_gelu / run_gelu_avx2(x: &[f32], out: &mut [f32]) = gelu_lanes }
+lanes_entry! { fn run_silu_mul / run_silu_mul_avx2 / run_silu_mul_avx512(gate: &[f32], up: &[f32], out: &mut [f32]) = silu_mul_lanes }
+lanes_entry! { fn run_gelu / run_gelu_avx2 / run_gelu_avx512(x: &[f32], out: &mut [f32]) = gelu_lanes }
 
 #[inline(always)]
 fn silu_mul_lanes<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {

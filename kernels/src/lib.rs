@@ -16,6 +16,7 @@ pub mod ops;
 pub mod pool;
 pub mod quant;
 pub mod rope;
+mod rows;
 pub mod softmax;
 
 pub use attention::SequenceSpan;
@@ -24,3 +25,4 @@ pub use error::KernelError;
 pub use matmul::{PackedMatrix, matmul};
 pub use pool::{Pool, pool};
 pub use quant::{GgmlType, dequantize};
+pub use rows::Rows;

@@ -82,12 +82,12 @@ pub(crate) fn same_length(what: &'static str, expected: usize, actual: usize) ->
     if expected == actual { Ok(()) } else { Err(KernelError::Length { what, expected, actual }) }
 }
 
-lanes_entry! { fn run_add / run_add_avx2(a: &[f32], b: &[f32], out: &mut [f32]) = add_lanes }
+lanes_entry! { fn run_add / run_add_avx2 / run_add_avx512(a: &[f32], b: &[f32], out: &mut [f32]) = add_lanes }
 lanes_entry! {
-    fn run_rms / run_rms_avx2(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_lanes
+    fn run_rms / run_rms_avx2 / run_rms_avx512(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_lanes
 }
 lanes_entry! {
-    fn run_layer / run_layer_avx2(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = layer_lanes
+    fn run_layer / run_layer_avx2 / run_layer_avx512(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = layer_lanes
 }
 
 #[inline(always)]

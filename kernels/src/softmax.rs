@@ -17,8 +17,8 @@ pub fn softmax_in_place(x: &mut [f32]) {
     run_softmax(isa(), x);
 }
 
-lanes_entry! { fn run_exp / run_exp_avx2(x: &mut [f32]) = exp_lanes }
-lanes_entry! { fn run_softmax / run_softmax_avx2(x: &mut [f32]) = softmax_lanes }
+lanes_entry! { fn run_exp / run_exp_avx2 / run_exp_avx512(x: &mut [f32]) = exp_lanes }
+lanes_entry! { fn run_softmax / run_softmax_avx2 / run_softmax_avx512(x: &mut [f32]) = softmax_lanes }
 
 #[inline(always)]
 fn exp_lanes<L: Lanes>(x: &mut [f32]) {

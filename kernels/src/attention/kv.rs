@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use super::AttentionError;
 use crate::dispatch::isa;
 use crate::lanes::{LANES, Lanes, lanes_entry};
+use crate::rows::Rows;
 
 /// Shape of K and of V of one layer: `[num_blocks, kv_heads, block_size, head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,10 +86,10 @@ pub struct PagedKv<'a> {
 
 /// Writes one row a token and head: K or V of a step, at `slots[token] = block * block_size + offset`.
 ///
-/// x `[tokens, kv_heads, head_dim]`; cache of `shape`. f16 rounds to nearest even and holds at +-65504 instead of
+/// x rows of `[kv_heads, head_dim]`, one a token; cache of `shape`. f16 rounds to nearest even and holds at +-65504 instead of
 /// turning infinite. On the caller's thread; where two tokens have one slot the later one stays.
 /// Errors, before anything is written: [`AttentionError::Length`], [`AttentionError::Slot`], [`AttentionError::Cache`].
-pub fn write_kv(x: &[f32], slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>) -> Result<(), AttentionError> {
+pub fn write_kv(x: Rows<'_>, slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>) -> Result<(), AttentionError> {
     let length = |what, expected, actual| {
         if expected == actual { Ok(()) } else { Err(AttentionError::Length { what, expected, actual }) }
     };
@@ -100,7 +101,10 @@ pub fn write_kv(x: &[f32], slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>)
     };
     length("KV cache", values, held)?;
     let row = shape.kv_heads * shape.head_dim;
-    length("K or V of the step", slots.len() * row, x.len())?;
+    length("tokens of K or V", slots.len(), x.count)?;
+    if !x.hold(row) {
+        length("K or V of the step", slots.len() * row, x.values.len())?;
+    }
     let capacity = shape.num_blocks * shape.block_size;
     if let Some((token, &slot)) = slots.iter().enumerate().find(|&(_, &slot)| slot as usize >= capacity) {
         return Err(AttentionError::Slot { token, slot, slots: capacity });
@@ -127,9 +131,9 @@ pub fn write_kv(x: &[f32], slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>)
     Ok(())
 }
 
-fn each_row(x: &[f32], slots: &[u32], shape: KvShape, mut write: impl FnMut(usize, &[f32])) {
-    let tokens = x.chunks_exact(shape.kv_heads * shape.head_dim);
-    for (heads, &slot) in tokens.zip(slots) {
+fn each_row(x: Rows<'_>, slots: &[u32], shape: KvShape, mut write: impl FnMut(usize, &[f32])) {
+    for (token, &slot) in slots.iter().enumerate() {
+        let heads = x.row(token, shape.kv_heads * shape.head_dim);
         let (block, offset) = (slot as usize / shape.block_size, slot as usize % shape.block_size);
         for (kv_head, row) in heads.chunks_exact(shape.head_dim).enumerate() {
             write(shape.row(block, kv_head, offset), row);
@@ -137,7 +141,7 @@ fn each_row(x: &[f32], slots: &[u32], shape: KvShape, mut write: impl FnMut(usiz
     }
 }
 
-lanes_entry! { fn run_to_f16 / run_to_f16_avx2(x: &[f32], out: &mut [f16]) = to_f16_lanes }
+lanes_entry! { fn run_to_f16 / run_to_f16_avx2 / run_to_f16_avx512(x: &[f32], out: &mut [f16]) = to_f16_lanes }
 
 #[inline(always)]
 fn to_f16_lanes<L: Lanes>(x: &[f32], out: &mut [f16]) {

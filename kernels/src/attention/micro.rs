@@ -4,51 +4,51 @@
 //! Either way lanes are output elements and each element's sum runs over one index in order, so a row's numbers do
 //! not depend on the rows it shares a tile with.
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{Columns, LANES, Lanes};
 
-/// `C[MR rows][8 NV columns] (+)= A[row][i] * B[i][column]`, i from 0 to `depth` in order.
+/// `C[MR rows][NV vectors of columns] (+)= A[row][i] * B[i][column]`, i from 0 to `depth` in order.
 ///
 /// # Safety
-/// `a` has MR rows of `depth` values `a_stride` apart, `b` has `depth` rows of 8 NV values `b_stride` apart,
-/// `c` MR rows of 8 NV values `c_stride` apart, which nobody else reads or writes.
+/// `a` has MR rows of `depth` values `a_stride` apart, `b` has `depth` rows of NV vectors `b_stride` values apart,
+/// `c` MR rows of NV vectors `c_stride` values apart, which nobody else reads or writes.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // the indices are the axes: r a row, v a vector of columns
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const ADD: bool>(
+unsafe fn tile<C: Columns, const MR: usize, const NV: usize, const ADD: bool>(
     (a, a_stride): (*const f32, usize),
     (b, b_stride): (*const f32, usize),
     (c, c_stride): (*mut f32, usize),
     depth: usize,
 ) {
-    let mut acc = [[L::zero(); NV]; MR];
+    let mut acc = [[C::splat(0.0); NV]; MR];
     // SAFETY: every address is one of those the caller promised.
     unsafe {
         if ADD {
             for r in 0..MR {
                 for v in 0..NV {
-                    acc[r][v] = L::load(c.add(r * c_stride + v * LANES));
+                    acc[r][v] = C::load(c.add(r * c_stride + v * C::WIDTH));
                 }
             }
         }
         for i in 0..depth {
             let b = b.add(i * b_stride);
             if MR >= NV {
-                let mut columns = [L::zero(); NV];
+                let mut columns = [C::splat(0.0); NV];
                 for v in 0..NV {
-                    columns[v] = L::load(b.add(v * LANES));
+                    columns[v] = C::load(b.add(v * C::WIDTH));
                 }
                 for r in 0..MR {
-                    let x = L::splat(*a.add(r * a_stride + i));
+                    let x = C::splat(*a.add(r * a_stride + i));
                     for v in 0..NV {
                         acc[r][v] = x.mul_add(columns[v], acc[r][v]);
                     }
                 }
             } else {
-                let mut x = [L::zero(); MR];
+                let mut x = [C::splat(0.0); MR];
                 for r in 0..MR {
-                    x[r] = L::splat(*a.add(r * a_stride + i));
+                    x[r] = C::splat(*a.add(r * a_stride + i));
                 }
                 for v in 0..NV {
-                    let column = L::load(b.add(v * LANES));
+                    let column = C::load(b.add(v * C::WIDTH));
                     for r in 0..MR {
                         acc[r][v] = x[r].mul_add(column, acc[r][v]);
                     }
@@ -57,7 +57,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const ADD: bool>(
         }
         for r in 0..MR {
             for v in 0..NV {
-                acc[r][v].store(c.add(r * c_stride + v * LANES));
+                acc[r][v].store(c.add(r * c_stride + v * C::WIDTH));
             }
         }
     }
@@ -75,30 +75,34 @@ unsafe fn strip<L: Lanes, const MR: usize, const ADD: bool>(
     depth: usize,
     columns: usize,
 ) {
-    let vectors = columns / LANES;
     let mut at = 0;
     macro_rules! tiles {
-        ($nv:literal) => {
-            while vectors - at >= $nv {
-                let (b, c) = ((b.0.add(at * LANES), b.1), (c.0.add(at * LANES), c.1));
-                tile::<L, MR, $nv, ADD>(a, b, c, depth);
-                at += $nv;
+        ($columns:ty, $nv:literal) => {
+            while columns - at >= $nv * <$columns>::WIDTH {
+                tile::<$columns, MR, $nv, ADD>(a, (b.0.add(at), b.1), (c.0.add(at), c.1), depth);
+                at += $nv * <$columns>::WIDTH;
             }
         };
     }
-    // SAFETY: `at + NV` never passes the columns that the caller promised.
+    // SAFETY: `at` never passes the columns that the caller promised.
     unsafe {
+        if L::Columns::WIDTH > LANES {
+            // 32 registers: 24 sums, four vectors of columns.
+            tiles!(L::Columns, 4);
+            tiles!(L::Columns, 2);
+            tiles!(L::Columns, 1);
+        }
         if MR == 1 {
-            tiles!(8);
+            tiles!(L, 8);
         }
         if MR <= 3 {
-            tiles!(4);
+            tiles!(L, 4);
         }
         if MR == 4 {
-            tiles!(3);
+            tiles!(L, 3);
         }
-        tiles!(2);
-        tiles!(1);
+        tiles!(L, 2);
+        tiles!(L, 1);
     }
 }
 

@@ -28,6 +28,7 @@ use tile::{Call, Scratch};
 use crate::disjoint::Disjoint;
 use crate::dispatch::{Isa, isa};
 use crate::pool::{Pool, pool};
+use crate::rows::Rows;
 
 /// Keys of a part of the context: parts begin at multiples of this.
 pub(crate) const PARTITION: usize = 512;
@@ -60,11 +61,11 @@ pub struct AttentionParams {
 
 /// Attention of each query over its sequence's cached context, its own position included.
 ///
-/// q, out `[tokens, heads, head_dim]`; kv of one layer, `heads` a multiple of its `kv_heads` (GQA); softmax in f32.
+/// q rows of `[heads, head_dim]`, out `[tokens, heads, head_dim]`; kv of one layer, `heads` a multiple of its `kv_heads` (GQA); softmax in f32.
 /// Rows in no span become zero. Finite inputs give finite outputs, also where scores overflow.
 /// Errors: every [`AttentionError`] but `Slot`; all before the first write.
 pub fn paged_attention(
-    q: &[f32],
+    q: Rows<'_>,
     heads: usize,
     kv: PagedKv<'_>,
     spans: &[SequenceSpan],
@@ -81,7 +82,7 @@ pub fn paged_attention(
 
 /// Checks all sizes against each other.
 fn checked<'a>(
-    q: &'a [f32],
+    q: Rows<'a>,
     heads: usize,
     kv: PagedKv<'a>,
     spans: &'a [SequenceSpan],
@@ -90,13 +91,15 @@ fn checked<'a>(
 ) -> Result<Call<'a>, AttentionError> {
     let values = kv.shape.values()?;
     let row = heads * kv.shape.head_dim;
-    let tokens = q.len().checked_div(row).unwrap_or(0);
-    check(tokens, heads, kv.shape, spans, params)?;
+    check(q.count, heads, kv.shape, spans, params)?;
+    if !q.hold(row) {
+        let expected = q.count.saturating_mul(row);
+        return Err(AttentionError::Length { what: "attention queries", expected, actual: q.values.len() });
+    }
     for (what, expected, actual) in [
         ("keys of the cache", values, kv.k.len()),
         ("values of the cache", values, kv.v.len()),
-        ("attention queries", tokens * row, q.len()),
-        ("attention output", q.len(), out_len),
+        ("attention output", q.count * row, out_len),
     ] {
         if expected != actual {
             return Err(AttentionError::Length { what, expected, actual });

@@ -83,7 +83,15 @@ impl Case {
             Kind::BF16 => (KvSlice::BF16(&bk), KvSlice::BF16(&bv)),
         };
         let kv = PagedKv { k, v, shape: self.shape };
-        let call = checked(&self.q, self.heads, kv, &self.spans, &self.params, out.len()).unwrap();
+        let call = checked(
+            Rows::dense(&self.q, self.heads * self.shape.head_dim),
+            self.heads,
+            kv,
+            &self.spans,
+            &self.params,
+            out.len(),
+        )
+        .unwrap();
         attend(isa, pool, &call, &mut out);
         out
     }
@@ -222,12 +230,12 @@ fn large_numbers_stay_finite() {
 fn nothing_to_do_is_fine_and_rows_of_no_span_are_zero() {
     let case = Case::new((4, 2, 8), 4, None, &[(2, 6)]);
     let kv = PagedKv { k: KvSlice::F32(&case.k), v: KvSlice::F32(&case.v), shape: case.shape };
-    paged_attention(&[], 4, kv, &[], &case.params, &mut []).unwrap();
+    paged_attention(Rows::dense(&[], 32), 4, kv, &[], &case.params, &mut []).unwrap();
     let empty = SequenceSpan::default();
-    paged_attention(&[], 4, kv, &[empty], &case.params, &mut []).unwrap();
+    paged_attention(Rows::dense(&[], 32), 4, kv, &[empty], &case.params, &mut []).unwrap();
     let q = vec![1.0; 3 * 4 * 8];
     let mut out = vec![f32::NAN; q.len()];
-    paged_attention(&q, 4, kv, &case.spans, &case.params, &mut out).unwrap();
+    paged_attention(Rows::dense(&q, 32), 4, kv, &case.spans, &case.params, &mut out).unwrap();
     assert!(out[2 * 32..].iter().all(|&x| x == 0.0) && out.iter().all(|x| x.is_finite()));
 }
 
@@ -238,7 +246,8 @@ fn every_wrong_size_and_id_is_named() {
         change(&mut case);
         let kv = PagedKv { k: KvSlice::F32(&case.k), v: KvSlice::F32(&case.v), shape: case.shape };
         let mut out = vec![0.0; case.q.len()];
-        let result = paged_attention(&case.q, case.heads, kv, &case.spans, &case.params, &mut out);
+        let q = Rows { values: &case.q, stride: 32, count: 3 };
+        let result = paged_attention(q, case.heads, kv, &case.spans, &case.params, &mut out);
         let message = result.unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     };
@@ -248,8 +257,7 @@ fn every_wrong_size_and_id_is_named() {
     check(&|c| c.shape.num_blocks = usize::MAX, "cannot be");
     check(&|c| c.k.truncate(10), "keys of the cache: expected 384 values, got 10");
     check(&|c| c.v.truncate(10), "values of the cache");
-    check(&|c| c.q.truncate(95), "span 1: queries 2 .. 2 + 1 of 2 tokens");
-    check(&|c| c.q.push(0.0), "attention queries: expected 96 values, got 97");
+    check(&|c| c.q.truncate(95), "attention queries: expected 96 values, got 95");
     check(&|c| c.params.window = Some(0), "window of 0");
     check(&|c| c.spans[1].query_start = 3, "span 1: queries 3 .. 3 + 1 of 3 tokens");
     check(&|c| c.spans[1].query_start = usize::MAX, "span 1: queries");
@@ -268,9 +276,9 @@ fn rows_land_in_their_slots_and_nowhere_else() {
     let len = shape.values().unwrap();
     let (mut full, mut half, mut brain) =
         (vec![7f32; len], vec![f16::from_f32(7.0); len], vec![bf16::from_f32(7.0); len]);
-    write_kv(&x, &slots, shape, KvSliceMut::F32(&mut full)).unwrap();
-    write_kv(&x, &slots, shape, KvSliceMut::F16(&mut half)).unwrap();
-    write_kv(&x, &slots, shape, KvSliceMut::BF16(&mut brain)).unwrap();
+    write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F32(&mut full)).unwrap();
+    write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F16(&mut half)).unwrap();
+    write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::BF16(&mut brain)).unwrap();
     for (block, head, offset, d) in (0..3)
         .flat_map(|b| (0..2).map(move |h| (b, h)))
         .flat_map(|(b, h)| (0..4).map(move |o| (b, h, o)))
@@ -286,8 +294,8 @@ fn rows_land_in_their_slots_and_nowhere_else() {
         let held = f16::from_f32(expected.clamp(-65504.0, 65504.0)).to_f32();
         assert!(same(half[at].to_f32(), held), "{} {held}", half[at]);
     }
-    let error = write_kv(&x, &[0, 12, 1], shape, KvSliceMut::F32(&mut full)).unwrap_err();
+    let error = write_kv(Rows::dense(&x, 22), &[0, 12, 1], shape, KvSliceMut::F32(&mut full)).unwrap_err();
     assert_eq!(error.to_string(), "token 1: slot 12 of a cache of 12");
-    assert!(write_kv(&x, &[0], shape, KvSliceMut::F32(&mut full)).is_err());
-    assert!(write_kv(&x, &slots, shape, KvSliceMut::F32(&mut full[1..])).is_err());
+    assert!(write_kv(Rows::dense(&x, 22), &[0], shape, KvSliceMut::F32(&mut full)).is_err());
+    assert!(write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F32(&mut full[1..])).is_err());
 }

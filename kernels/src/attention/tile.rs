@@ -6,13 +6,14 @@ use super::plan::{Tile, visible};
 use super::{AttentionParams, CHUNK, PARTITION, PagedKv, SequenceSpan};
 use crate::disjoint::Disjoint;
 use crate::lanes::{LANES, Lanes, lanes_entry};
+use crate::rows::Rows;
 
 /// Distance of score rows: more than a partition, so that rows do not all fall into the same cache sets.
 const SCORE_STRIDE: usize = PARTITION + 16;
 
 /// All that a call's tiles share.
 pub(super) struct Call<'a> {
-    pub q: &'a [f32],
+    pub q: Rows<'a>,
     pub heads: usize,
     pub group: usize,
     pub kv: PagedKv<'a>,
@@ -31,10 +32,10 @@ impl Call<'_> {
         tile.tokens * self.group * (self.width() + 2)
     }
 
-    /// Where a row of a tile lies in q and out.
-    fn row_at(&self, tile: &Tile, row: usize) -> usize {
+    /// Token and first dimension of a row of a tile.
+    fn place(&self, tile: &Tile, row: usize) -> (usize, usize) {
         let head = tile.kv_head * self.group + row % self.group;
-        ((tile.first_row + row / self.group) * self.heads + head) * self.kv.shape.head_dim
+        (tile.first_row + row / self.group, head * self.kv.shape.head_dim)
     }
 }
 
@@ -81,17 +82,17 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 lanes_entry! {
     /// Answers a tile: partition after partition, merged in order, written to `out` (shaped like q).
-    pub(super) fn whole / whole_avx2(call: &Call<'_>, tile: &Tile, scratch: &mut Scratch, out: &Disjoint<'_, f32>) = whole_lanes
+    pub(super) fn whole / whole_avx2 / whole_avx512(call: &Call<'_>, tile: &Tile, scratch: &mut Scratch, out: &Disjoint<'_, f32>) = whole_lanes
 }
 
 lanes_entry! {
     /// One partition of a tile, left in `state`.
-    pub(super) fn part / part_avx2(call: &Call<'_>, tile: &Tile, partition: usize, scratch: &mut Scratch, state: &mut [f32]) = part_lanes
+    pub(super) fn part / part_avx2 / part_avx512(call: &Call<'_>, tile: &Tile, partition: usize, scratch: &mut Scratch, state: &mut [f32]) = part_lanes
 }
 
 lanes_entry! {
     /// Merges the states of a tile's partitions, which follow each other in `states`, and writes to `out`.
-    pub(super) fn merged / merged_avx2(call: &Call<'_>, tile: &Tile, states: &mut [f32], out: &Disjoint<'_, f32>) = merged_lanes
+    pub(super) fn merged / merged_avx2 / merged_avx512(call: &Call<'_>, tile: &Tile, states: &mut [f32], out: &Disjoint<'_, f32>) = merged_lanes
 }
 
 #[inline(always)]
@@ -139,8 +140,8 @@ fn load_queries<L: Lanes>(call: &Call<'_>, tile: &Tile, scratch: &mut Scratch) {
     let q = sized(&mut scratch.q, tile.tokens * call.group * head_dim);
     let scale = L::splat(call.params.scale);
     for (row, to) in q.chunks_exact_mut(head_dim).enumerate() {
-        let at = call.row_at(tile, row);
-        let from = &call.q[at..at + head_dim];
+        let (token, at) = call.place(tile, row);
+        let from = &call.q.values[token * call.q.stride + at..][..head_dim];
         for d in (0..head_dim).step_by(LANES) {
             L::load_at(from, d).mul(scale).store_at(to, d);
         }
@@ -304,7 +305,8 @@ fn merge<L: Lanes>(sum: &mut State<'_>, part: &State<'_>, width: usize) {
 fn finish<L: Lanes>(call: &Call<'_>, tile: &Tile, state: &State<'_>, out: &Disjoint<'_, f32>) {
     let (head_dim, width) = (call.kv.shape.head_dim, call.width());
     for (row, values) in state.values.chunks_exact(width).enumerate() {
-        let at = call.row_at(tile, row);
+        let (token, at) = call.place(tile, row);
+        let at = token * call.heads * head_dim + at;
         // SAFETY: rows of different tiles, and of one tile, are different rows of out: spans do not overlap (checked).
         let out = unsafe { out.part(at..at + head_dim) };
         let sum = state.sum[row];

@@ -9,7 +9,7 @@ mod avx2;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx2::Avx2;
+pub(crate) use avx2::{Avx2, Avx512};
 pub(crate) use scalar::Scalar8;
 
 use half::{bf16, f16};
@@ -17,10 +17,53 @@ use half::{bf16, f16};
 /// Lanes of a [`Lanes`] value.
 pub(crate) const LANES: usize = 8;
 
+/// As many f32 as the products of attention take at once: lanes are columns of the result, nothing is summed across them.
+pub(crate) trait Columns: Copy {
+    /// How many.
+    const WIDTH: usize;
+    fn splat(x: f32) -> Self;
+    /// # Safety
+    /// [`Columns::WIDTH`] values can be read at `src`.
+    unsafe fn load(src: *const f32) -> Self;
+    /// # Safety
+    /// [`Columns::WIDTH`] values can be written at `dst`.
+    unsafe fn store(self, dst: *mut f32);
+    /// `self * a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+}
+
+impl<L: Lanes> Columns for L {
+    const WIDTH: usize = LANES;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        L::splat(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load(src: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { <L as Lanes>::load(src) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { Lanes::store(self, dst) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        Lanes::mul_add(self, a, b)
+    }
+}
+
 /// Eight f32 values and what can be done to them.
 ///
 /// Sums of lanes add in one tree: lane i to i + 4, then i to i + 2, then the last two.
 pub(crate) trait Lanes: Copy {
+    /// The widest columns that go with these lanes.
+    type Columns: Columns;
     fn splat(x: f32) -> Self;
     /// # Safety
     /// Eight values can be read at `src`; no alignment is asked for.
@@ -153,12 +196,19 @@ pub(crate) trait Lanes: Copy {
 
 /// Defines `fn NAME(isa, ..)` over a kernel `BODY::<L>(..)`: one compilation per instruction set, picked by `isa`.
 macro_rules! lanes_entry {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident / $avx2:ident ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident / $avx2:ident / $avx512:ident ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         #[allow(clippy::too_many_arguments)] // the kernel's own, passed through
         fn $avx2($($arg: $ty),*) $(-> $ret)? {
             $body::<crate::lanes::Avx2>($($arg),*)
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        #[allow(clippy::too_many_arguments)] // the kernel's own, passed through
+        fn $avx512($($arg: $ty),*) $(-> $ret)? {
+            $body::<crate::lanes::Avx512>($($arg),*)
         }
 
         $(#[$doc])*
@@ -167,9 +217,10 @@ macro_rules! lanes_entry {
             match isa {
                 // SAFETY: an `Isa` other than Scalar is only handed out where the processor has it.
                 #[cfg(target_arch = "x86_64")]
-                crate::dispatch::Isa::Avx2 | crate::dispatch::Isa::AvxVnni | crate::dispatch::Isa::Avx512 => unsafe {
-                    $avx2($($arg),*)
-                },
+                crate::dispatch::Isa::Avx2 | crate::dispatch::Isa::AvxVnni => unsafe { $avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                crate::dispatch::Isa::Avx512 => unsafe { $avx512($($arg),*) },
                 _ => $body::<crate::lanes::Scalar8>($($arg),*),
             }
         }
@@ -219,7 +270,7 @@ mod tests {
     }
 
     lanes_entry! {
-        fn run_every / run_every_avx2(a: &[f32], b: &[f32], c: &[f32], out: &mut Vec<f32>) = every_operation
+        fn run_every / run_every_avx2 / run_every_avx512(a: &[f32], b: &[f32], c: &[f32], out: &mut Vec<f32>) = every_operation
     }
 
     #[test]
@@ -255,7 +306,7 @@ mod tests {
         L::splat(x).exp().to_array()[3]
     }
 
-    lanes_entry! { fn run_exp / run_exp_avx2(x: f32) -> f32 = exp_of }
+    lanes_entry! { fn run_exp / run_exp_avx2 / run_exp_avx512(x: f32) -> f32 = exp_of }
 
     #[test]
     fn exp_is_within_one_part_in_eight_million() {

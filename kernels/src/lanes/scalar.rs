@@ -16,6 +16,8 @@ impl Scalar8 {
 }
 
 impl Lanes for Scalar8 {
+    type Columns = Self;
+
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Self([x; LANES])

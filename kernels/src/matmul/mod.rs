@@ -203,16 +203,28 @@ impl std::fmt::Debug for PackedMatrix {
 /// Runs on the process's pool with the instruction set of [`isa`]. NaN and infinity in a row of `x` make its outputs NaN.
 /// Errors: [`KernelError::ColumnsDiffer`], [`KernelError::Length`].
 pub fn matmul(x: &[f32], m: usize, weights: &[&PackedMatrix], out: &mut [f32]) -> Result<(), KernelError> {
-    matmul_on(isa(), pool(), x, m, weights, out)
+    linear_on(isa(), pool(), x, m, weights, None, out)
 }
 
-/// [`matmul`] with the instruction set and pool chosen by the caller; one the processor lacks becomes scalar.
-pub fn matmul_on(
+/// [`matmul`], with a bias `[sum of rows]` added to each output.
+pub fn linear(
+    x: &[f32],
+    m: usize,
+    weights: &[&PackedMatrix],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    linear_on(isa(), pool(), x, m, weights, bias, out)
+}
+
+/// [`linear`] with the instruction set and pool chosen by the caller; one the processor lacks becomes scalar.
+pub fn linear_on(
     isa: Isa,
     pool: &Pool,
     x: &[f32],
     m: usize,
     weights: &[&PackedMatrix],
+    bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     let isa = isa.or_scalar();
@@ -228,6 +240,7 @@ pub fn matmul_on(
     let total: usize = weights.iter().map(|w| w.rows).sum();
     check_len("activations", m.saturating_mul(cols), x.len())?;
     check_len("output", m.saturating_mul(total), out.len())?;
+    check_len("bias", total, bias.map_or(total, <[f32]>::len))?;
 
     // Buffers of a thread, kept between calls; a nested call finds them taken and starts its own.
     thread_local! {
@@ -240,10 +253,10 @@ pub fn matmul_on(
         if !acts.quantize(isa, pool, x, (blocks, cols), planes) {
             // So many formats side by side that one call cannot hold their planes: two calls can.
             BUFFER.set(acts);
-            return in_halves(isa, pool, x, m, weights, out);
+            return in_halves(isa, pool, x, m, weights, bias, out);
         }
     }
-    let call = Call { isa, x, acts: &acts, blocks, total, out: Disjoint::new(out) };
+    let call = Call { isa, x, acts: &acts, blocks, bias, total, out: Disjoint::new(out) };
     let plan = plan_tasks(isa, weights, m, pool.threads());
     let parts = blocks.rows().div_ceil(JOB_ROWS);
     pool.run(plan.len() * parts, &|task| {
@@ -262,6 +275,7 @@ fn in_halves(
     x: &[f32],
     m: usize,
     weights: &[&PackedMatrix],
+    bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     let total: usize = weights.iter().map(|w| w.rows).sum();
@@ -269,7 +283,7 @@ fn in_halves(
     for half in [&weights[..weights.len() / 2], &weights[weights.len() / 2..]] {
         let width: usize = half.iter().map(|w| w.rows).sum();
         let mut part = vec![0f32; m * width];
-        matmul_on(isa, pool, x, m, half, &mut part)?;
+        linear_on(isa, pool, x, m, half, bias.map(|bias| &bias[column..column + width]), &mut part)?;
         for (out, part) in out.chunks_exact_mut(total).zip(part.chunks_exact(width)) {
             out[column..column + width].copy_from_slice(part);
         }
@@ -347,6 +361,7 @@ struct Call<'a> {
     x: &'a [f32],
     acts: &'a Activations,
     blocks: RowBlocks,
+    bias: Option<&'a [f32]>,
     total: usize,
     out: Disjoint<'a, f32>,
 }
@@ -383,9 +398,17 @@ impl Call<'_> {
             kernel(&job, acc);
             let valid = (tiles * ROWS).min(weight.rows - tile * ROWS);
             for (m, acc) in rows.clone().zip(acc.chunks_exact(tiles * ROWS)) {
-                let at = m * self.total + range.column + tile * ROWS;
+                let column = range.column + tile * ROWS;
+                let at = m * self.total + column;
                 // SAFETY: (row block, tile) pairs are tasks' own, and so are their outputs.
-                unsafe { self.out.part(at..at + valid) }.copy_from_slice(&acc[..valid]);
+                let out = unsafe { self.out.part(at..at + valid) };
+                match self.bias {
+                    None => out.copy_from_slice(&acc[..valid]),
+                    Some(bias) => {
+                        let sums = acc.iter().zip(&bias[column..column + valid]);
+                        out.iter_mut().zip(sums).for_each(|(out, (sum, bias))| *out = sum + bias);
+                    }
+                }
             }
         }
         SUMS.set(sums);

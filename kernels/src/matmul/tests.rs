@@ -47,7 +47,7 @@ fn random_rows(m: usize, cols: usize) -> Vec<f32> {
 fn product(isa: Isa, pool: &Pool, x: &[f32], m: usize, weights: &[&PackedMatrix]) -> Vec<f32> {
     let rows: usize = weights.iter().map(|w| w.rows()).sum();
     let mut out = vec![f32::MAX; m * rows];
-    matmul_on(isa, pool, x, m, weights, &mut out).expect("sizes agree");
+    linear_on(isa, pool, x, m, weights, None, &mut out).expect("sizes agree");
     out
 }
 

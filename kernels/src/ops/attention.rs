@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::kv::kv_shape;
-use super::storage::{cache, floats};
+use super::storage::{cache, rows, unwritten};
 use super::{AttentionParams, Path, SequenceSpan};
 use crate::attention::{self as kernel, PagedKv};
 
@@ -30,9 +30,9 @@ impl CustomOp3 for PagedAttention<'_> {
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (_, heads, _) = ql.shape().dims3()?;
-        let q = floats(q, ql, self.name())?;
+        let q = rows(q, ql, self.name())?;
         let kv = PagedKv { k: cache(k, kl, self.name())?, v: cache(v, vl, self.name())?, shape: kv_shape(kl)? };
-        let mut out = vec![0f32; q.len()];
+        let mut out = unwritten(ql.shape().elem_count());
         kernel::paged_attention(q, heads, kv, self.spans, self.params, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }
@@ -40,7 +40,7 @@ impl CustomOp3 for PagedAttention<'_> {
 
 /// Causal attention of a batch's queries over the cached contexts of their sequences.
 ///
-/// q `[tokens, heads, head_dim]` f32; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous; gives
+/// q `[tokens, heads, head_dim]` f32, perhaps a view of wider rows; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous; gives
 /// `[tokens, heads, head_dim]`, zeros for rows in no span. Errors: [`kernel::AttentionError`], shapes that do not fit.
 /// See [`kernel::paged_attention`].
 pub fn paged_attention(
@@ -56,7 +56,7 @@ pub fn paged_attention(
         bail!("paged-attention: queries {:?} over keys {:?} and values {:?}", q.dims(), k_cache.dims(), v_cache.dims())
     }
     if path == Path::Kernels {
-        return q.contiguous()?.apply_op3_no_bwd(k_cache, v_cache, &PagedAttention { spans, params });
+        return q.apply_op3_no_bwd(k_cache, v_cache, &PagedAttention { spans, params });
     }
     kernel::check(tokens, heads, kv_shape(k_cache.layout())?, spans, params).map_err(candle_core::Error::wrap)?;
     let out = Tensor::zeros(q.shape(), DType::F32, q.device())?;

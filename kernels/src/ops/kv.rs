@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use half::f16;
 
 use super::Path;
-use super::storage::{cache_mut, floats};
+use super::storage::{cache_mut, rows};
 use crate::attention::{self as kernel, KvShape};
 
 /// Slots in a row from which a copy of their own pays on an accelerator, against one scatter of all.
@@ -26,14 +26,14 @@ impl InplaceOp2 for WriteKv<'_> {
 
     fn cpu_fwd(&self, target: &mut CpuStorage, tl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
         let shape = kv_shape(tl)?;
-        let x = floats(x, xl, "write-kv")?;
+        let x = rows(x, xl, "write-kv")?;
         kernel::write_kv(x, self.slots, shape, cache_mut(target, tl, "write-kv")?).map_err(candle_core::Error::wrap)
     }
 }
 
 /// Writes K and V of a step into the cache, in place; f16 caches hold at +-65504 instead of turning infinite.
 ///
-/// k, v `[tokens, kv_heads, head_dim]` f32; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous, on the
+/// k, v `[tokens, kv_heads, head_dim]` f32, perhaps views of wider rows; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous, on the
 /// same device; token i goes to slot `slot_mapping[i] = block * block_size + offset`, all slots different.
 ///
 /// Sound though the caches are taken by `&`: candle holds the storage's write lock meanwhile, and the engine's thread
@@ -62,7 +62,7 @@ pub fn write_kv(
     }
     for (x, target) in [(k, k_cache), (v, v_cache)] {
         match path {
-            Path::Kernels => target.inplace_op2(&x.contiguous()?, &WriteKv { slots: slot_mapping })?,
+            Path::Kernels => target.inplace_op2(x, &WriteKv { slots: slot_mapping })?,
             Path::Plain => plain_write(x, target, slot_mapping)?,
         }
     }

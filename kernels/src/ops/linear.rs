@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::quantized::QMatMul;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Module, Result, Shape, Tensor, bail};
 
-use super::storage::floats;
-use crate::matmul::{PackedMatrix, matmul};
+use super::storage::{floats, unwritten};
+use crate::matmul::{PackedMatrix, linear as multiply};
 
 /// A weight matrix `[out, in]`, in the form of its device.
 #[derive(Clone)]
@@ -36,13 +36,8 @@ impl CustomOp1 for PackedLinear<'_> {
         }
         let x = floats(storage, layout, self.name())?;
         let outs: usize = self.weights.iter().map(|w| w.rows()).sum();
-        let mut out = vec![0f32; tokens * outs];
-        matmul(x, tokens, self.weights, &mut out).map_err(candle_core::Error::wrap)?;
-        if let Some(bias) = self.bias {
-            for row in out.chunks_exact_mut(outs) {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        }
+        let mut out = unwritten(tokens * outs);
+        multiply(x, tokens, self.weights, self.bias, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), (tokens, outs).into()))
     }
 }

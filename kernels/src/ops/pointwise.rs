@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::Path;
-use super::storage::floats;
+use super::storage::{floats, unwritten};
 use crate::{activation, norm};
 
 /// A norm's weight is as long as the last axis.
@@ -26,7 +26,7 @@ impl CustomOp2 for RmsNorm {
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?);
         same_features(xl, wl, self.name())?;
-        let mut out = vec![0f32; x.len()];
+        let mut out = unwritten(x.len());
         norm::rms_norm(x, weight, self.eps, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
@@ -57,8 +57,8 @@ pub fn add_rms_norm(path: Path, residual: &Tensor, x: &Tensor, weight: &Tensor, 
     }
     same_features(x.layout(), weight.layout(), "add-rms-norm")?;
     let (residual, x) = (residual.contiguous()?, x.contiguous()?);
-    let mut sum = vec![0f32; x.elem_count()];
-    let mut normed = vec![0f32; x.elem_count()];
+    let mut sum = unwritten(x.elem_count());
+    let mut normed = unwritten(x.elem_count());
     with_floats(&residual, |residual| {
         with_floats(&x, |x| {
             with_floats(weight, |weight| {
@@ -97,7 +97,7 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?, floats(b, bl, self.name())?);
         same_features(xl, wl, self.name())?;
-        let mut out = vec![0f32; x.len()];
+        let mut out = unwritten(x.len());
         norm::layer_norm(x, weight, bias, self.eps, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
@@ -124,7 +124,7 @@ impl CustomOp1 for SiluMul {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, both) = layout.shape().dims2()?;
-        let mut out = vec![0f32; tokens * (both / 2)];
+        let mut out = unwritten(tokens * (both / 2));
         activation::silu_mul(floats(x, layout, self.name())?, both / 2, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), (tokens, both / 2).into()))
     }
@@ -150,7 +150,7 @@ impl CustomOp1 for GeluTanh {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = floats(x, layout, self.name())?;
-        let mut out = vec![0f32; x.len()];
+        let mut out = unwritten(x.len());
         activation::gelu_tanh(x, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }

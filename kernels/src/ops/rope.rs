@@ -1,8 +1,8 @@
 //! Rotary positions.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Tensor, bail};
 
-use super::storage::floats;
+use super::storage::row_stride;
 use super::{Path, RopeLayout, RopeTable};
 
 struct Rope<'a> {
@@ -11,27 +11,33 @@ struct Rope<'a> {
     layout: RopeLayout,
 }
 
-impl CustomOp1 for Rope<'_> {
+impl InplaceOp1 for Rope<'_> {
     fn name(&self) -> &'static str {
         "rope"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, heads, head_dim) = layout.shape().dims3()?;
-        let x = floats(x, layout, self.name())?;
-        let mut out = vec![0f32; x.len()];
-        crate::rope::rope(x, (heads, head_dim), self.positions, self.table, self.layout, &mut out)
-            .map_err(candle_core::Error::wrap)?;
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (tokens, heads, head_dim) = layout.shape().dims3()?;
+        let (_, stride) = row_stride(layout, self.name())?;
+        let CpuStorage::F32(values) = storage else { bail!("rope: takes f32") };
+        if tokens != self.positions.len() {
+            bail!("rope: {} positions for {tokens} tokens", self.positions.len())
+        }
+        let x = &mut values[layout.start_offset()..];
+        crate::rope::rope(x, stride, (heads, head_dim), self.positions, self.table, self.layout)
+            .map_err(candle_core::Error::wrap)
     }
 }
 
 /// Turns the heads of each token to its position: x `[tokens, heads, head_dim]`, positions `[tokens]`.
 ///
 /// The first `table.rot_dim()` dimensions turn, the others stay. RoPE: <https://arxiv.org/abs/2104.09864>
-pub fn rope(path: Path, x: &Tensor, positions: &[u32], table: &RopeTable, layout: RopeLayout) -> Result<Tensor> {
+/// x is used up: on [`Path::Kernels`] the result is x itself, turned in place, also where x is a view of wider rows; so nobody
+/// else may go on with x's values.
+pub fn rope(path: Path, x: Tensor, positions: &[u32], table: &RopeTable, layout: RopeLayout) -> Result<Tensor> {
     if path == Path::Kernels {
-        return x.contiguous()?.apply_op1_no_bwd(&Rope { positions, table, layout });
+        x.inplace_op1(&Rope { positions, table, layout })?;
+        return Ok(x);
     }
     let (tokens, heads, head_dim) = x.dims3()?;
     let (rot, half) = (table.rot_dim(), table.rot_dim() / 2);

@@ -57,9 +57,15 @@ fn inputs_may_be_views() -> Result<()> {
     assert_eq!(values(&rms_norm(Path::Kernels, &view, &w, 1e-6)?), values(&whole));
     let heads = view.reshape((5, 2, 32))?;
     let table = RopeTable::new(32, 1e4, 64, &RopeScaling::None).unwrap();
-    let turned = rope(Path::Kernels, &heads, &[0, 1, 2, 3, 4], &table, RopeLayout::Neox)?;
-    let copied = rope(Path::Kernels, &heads.contiguous()?, &[0, 1, 2, 3, 4], &table, RopeLayout::Neox)?;
+    let copied = rope(Path::Kernels, heads.copy()?, &[0, 1, 2, 3, 4], &table, RopeLayout::Neox)?;
+    let turned =
+        rope(Path::Kernels, wide.reshape((5, 6, 32))?.narrow(1, 2, 2)?, &[0, 1, 2, 3, 4], &table, RopeLayout::Neox)?;
     assert_eq!(values(&turned), values(&copied));
+    // In place: the middle of each row has turned, its neighbours have not.
+    assert_eq!(values(&wide.narrow(1, 64, 64)?), values(&copied));
+    assert_eq!(values(&wide.narrow(1, 0, 64)?), values(&draw(&[5, 3 * 64], 1.0).narrow(1, 0, 64)?));
+    let columns = draw(&[4, 5, 32], 1.0).transpose(0, 1)?;
+    assert!(rope(Path::Kernels, columns.transpose(1, 2)?, &[0; 5], &table, RopeLayout::Neox).is_err());
     Ok(())
 }
 
@@ -75,18 +81,18 @@ fn rope_agrees_in_both_layouts_and_with_every_scaling() -> Result<()> {
             let positions = [0, 9_999, 17, 4_000, 17];
             let x = draw(&[5, heads, head_dim], 1.0);
             for layout in [RopeLayout::Neox, RopeLayout::Interleaved] {
-                let kernels = rope(Path::Kernels, &x, &positions, &table, layout)?;
-                let plain = rope(Path::Plain, &x, &positions, &table, layout)?;
+                let kernels = rope(Path::Kernels, x.copy()?, &positions, &table, layout)?;
+                let plain = rope(Path::Plain, x.clone(), &positions, &table, layout)?;
                 close(&kernels, &plain, 1e-6, &format!("{layout:?} {heads} x {head_dim} {scaling:?}"));
             }
         }
     }
     let table = RopeTable::new(8, 1e4, 10, &RopeScaling::None).unwrap();
     for path in [Path::Kernels, Path::Plain] {
-        assert!(rope(path, &draw(&[1, 2, 8], 0.0), &[10], &table, RopeLayout::Neox).is_err());
-        assert!(rope(path, &draw(&[2, 2, 8], 0.0), &[1], &table, RopeLayout::Neox).is_err());
-        assert!(rope(path, &draw(&[1, 2, 6], 0.0), &[1], &table, RopeLayout::Neox).is_err());
-        assert_eq!(rope(path, &draw(&[0, 2, 8], 0.0), &[], &table, RopeLayout::Neox)?.dims(), [0, 2, 8]);
+        assert!(rope(path, draw(&[1, 2, 8], 0.0), &[10], &table, RopeLayout::Neox).is_err());
+        assert!(rope(path, draw(&[2, 2, 8], 0.0), &[1], &table, RopeLayout::Neox).is_err());
+        assert!(rope(path, draw(&[1, 2, 6], 0.0), &[1], &table, RopeLayout::Neox).is_err());
+        assert_eq!(rope(path, draw(&[0, 2, 8], 0.0), &[], &table, RopeLayout::Neox)?.dims(), [0, 2, 8]);
     }
     Ok(())
 }

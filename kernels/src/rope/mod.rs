@@ -13,6 +13,7 @@ pub use table::{RopeError, RopeRows, RopeTable};
 use crate::disjoint::{Disjoint, over_rows};
 use crate::dispatch::isa;
 use crate::lanes::{LANES, Lanes, lanes_entry};
+use crate::rows::span;
 
 /// Which dimensions of a head turn together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,21 +24,22 @@ pub enum RopeLayout {
     Interleaved,
 }
 
-/// Turns the first `rot_dim` dimensions of each head to its token's position; the others are copied.
+/// Turns the first `rot_dim` dimensions of each head to its token's position, in place; the others stay.
 ///
-/// x, out `[tokens, heads, head_dim]`; positions `[tokens]`.
+/// x: a row of `[heads, head_dim]` a token, the rows `stride` values apart; positions `[tokens]`.
 /// Errors: [`RopeError::Shape`], [`RopeError::Dimension`], [`RopeError::Position`].
 pub fn rope(
-    x: &[f32],
+    x: &mut [f32],
+    stride: usize,
     (heads, head_dim): (usize, usize),
     positions: &[u32],
     table: &RopeTable,
     layout: RopeLayout,
-    out: &mut [f32],
 ) -> Result<(), RopeError> {
     let row = heads * head_dim;
-    if x.len() != positions.len() * row || out.len() != x.len() {
-        return Err(RopeError::Shape { tokens: positions.len(), heads, head_dim, input: x.len(), output: out.len() });
+    let tokens = positions.len();
+    if span(tokens, stride, row).is_none_or(|len| len > x.len()) {
+        return Err(RopeError::Shape { tokens, heads, head_dim, stride, len: x.len() });
     }
     if table.rot_dim() > head_dim {
         return Err(RopeError::Dimension { rot_dim: table.rot_dim(), head_dim });
@@ -46,16 +48,15 @@ pub fn rope(
         return Ok(());
     };
     let angles = table.rows_to(last)?;
-    let out = Disjoint::new(out);
-    over_rows(positions.len(), row, &|run| {
+    let x = Disjoint::new(x);
+    over_rows(tokens, row, &|run| {
         for token in run {
-            let at = token * row..(token + 1) * row;
-            // SAFETY: each token is its own part.
-            let out = unsafe { out.part(at.clone()) };
+            // SAFETY: each token is its own part: rows do not overlap (`span`).
+            let x = unsafe { x.part(token * stride..token * stride + row) };
             let (cos, sin) = angles.row(positions[token]);
             match layout {
-                RopeLayout::Neox => run_neox(isa(), &x[at], head_dim, cos, sin, out),
-                RopeLayout::Interleaved => run_interleaved(isa(), &x[at], head_dim, cos, sin, out),
+                RopeLayout::Neox => run_neox(isa(), x, head_dim, cos, sin),
+                RopeLayout::Interleaved => run_interleaved(isa(), x, head_dim, cos, sin),
             }
         }
     });
@@ -63,38 +64,36 @@ pub fn rope(
 }
 
 lanes_entry! {
-    fn run_neox / run_neox_avx2(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32], out: &mut [f32]) = neox_lanes
+    fn run_neox / run_neox_avx2 / run_neox_avx512(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) = neox_lanes
 }
 lanes_entry! {
-    fn run_interleaved / run_interleaved_avx2(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32], out: &mut [f32]) = interleaved_lanes
+    fn run_interleaved / run_interleaved_avx2 / run_interleaved_avx512(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) = interleaved_lanes
 }
 
 #[inline(always)]
-fn neox_lanes<L: Lanes>(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32], out: &mut [f32]) {
+fn neox_lanes<L: Lanes>(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     let half = cos.len();
-    for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-        out[2 * half..].copy_from_slice(&x[2 * half..]);
-        let (out_a, out_b) = out[..2 * half].split_at_mut(half);
+    for x in x.chunks_exact_mut(head_dim) {
+        let (x_a, x_b) = x[..2 * half].split_at_mut(half);
         for at in (0..half).step_by(LANES) {
-            let (a, b) = (L::load_at(&x[..half], at), L::load_at(&x[half..2 * half], at));
+            let (a, b) = (L::load_at(x_a, at), L::load_at(x_b, at));
             let (c, s) = (L::load_at(cos, at), L::load_at(sin, at));
             let minus_s = L::zero().sub(s);
-            a.mul_add(c, b.mul(minus_s)).store_at(out_a, at);
-            b.mul_add(c, a.mul(s)).store_at(out_b, at);
+            a.mul_add(c, b.mul(minus_s)).store_at(x_a, at);
+            b.mul_add(c, a.mul(s)).store_at(x_b, at);
         }
     }
 }
 
 /// Plain loops: compiled with the lanes' instruction set, the compiler does the shuffles.
 #[inline(always)]
-fn interleaved_lanes<L: Lanes>(x: &[f32], head_dim: usize, cos: &[f32], sin: &[f32], out: &mut [f32]) {
+fn interleaved_lanes<L: Lanes>(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     let rot_dim = 2 * cos.len();
-    for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-        out[rot_dim..].copy_from_slice(&x[rot_dim..]);
-        let pairs = x[..rot_dim].chunks_exact(2);
-        for (i, (x, out)) in pairs.zip(out[..rot_dim].chunks_exact_mut(2)).enumerate() {
-            out[0] = x[0].mul_add(cos[i], x[1] * -sin[i]);
-            out[1] = x[1].mul_add(cos[i], x[0] * sin[i]);
+    for x in x.chunks_exact_mut(head_dim) {
+        for (i, x) in x[..rot_dim].chunks_exact_mut(2).enumerate() {
+            let (a, b) = (x[0], x[1]);
+            x[0] = a.mul_add(cos[i], b * -sin[i]);
+            x[1] = b.mul_add(cos[i], a * sin[i]);
         }
     }
 }
@@ -111,9 +110,18 @@ mod tests {
             let positions = [0u32, 1, 77, 4999];
             let row = heads * head_dim;
             let x: Vec<f32> = (0..row * 4).map(|i| (i as f32 * 0.31).sin()).collect();
-            let mut out = vec![0.0; x.len()];
             for layout in [RopeLayout::Neox, RopeLayout::Interleaved] {
-                rope(&x, (heads, head_dim), &positions, &table, layout, &mut out).unwrap();
+                let mut out = x.clone();
+                rope(&mut out, row, (heads, head_dim), &positions, &table, layout).unwrap();
+                // The same as the middle of wider rows, whose rest stays.
+                let mut wide = vec![7.0; 4 * (row + 3)];
+                for (wide, x) in wide.chunks_exact_mut(row + 3).zip(x.chunks_exact(row)) {
+                    wide[1..=row].copy_from_slice(x);
+                }
+                rope(&mut wide[1..], row + 3, (heads, head_dim), &positions, &table, layout).unwrap();
+                for (wide, out) in wide.chunks_exact(row + 3).zip(out.chunks_exact(row)) {
+                    assert_eq!((wide[0], &wide[1..=row], &wide[row + 1..]), (7.0, out, &[7.0, 7.0][..]));
+                }
                 for (token, head, i) in (0..4)
                     .flat_map(|t| (0..heads).map(move |h| (t, h)))
                     .flat_map(|(t, h)| (0..rot_dim / 2).map(move |i| (t, h, i)))
@@ -132,14 +140,14 @@ mod tests {
                 let untouched = (0..x.len()).filter(|i| i % head_dim >= rot_dim);
                 untouched.for_each(|i| assert_eq!(x[i], out[i]));
             }
-            let (mut scalar, mut best) = (vec![0.0; row], vec![0.0; row]);
+            let (mut scalar, mut best) = (x[..row].to_vec(), x[..row].to_vec());
             let rows = table.rows_to(77).unwrap();
             let (cos, sin) = rows.row(77);
-            run_neox(Isa::Scalar, &x[..row], head_dim, cos, sin, &mut scalar);
-            run_neox(Isa::best(), &x[..row], head_dim, cos, sin, &mut best);
+            run_neox(Isa::Scalar, &mut scalar, head_dim, cos, sin);
+            run_neox(Isa::best(), &mut best, head_dim, cos, sin);
             assert_eq!(scalar, best);
-            run_interleaved(Isa::Scalar, &x[..row], head_dim, cos, sin, &mut scalar);
-            run_interleaved(Isa::best(), &x[..row], head_dim, cos, sin, &mut best);
+            run_interleaved(Isa::Scalar, &mut scalar, head_dim, cos, sin);
+            run_interleaved(Isa::best(), &mut best, head_dim, cos, sin);
             assert_eq!(scalar, best);
         }
     }
@@ -147,14 +155,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let table = RopeTable::new(8, 10_000.0, 100, &RopeScaling::None).unwrap();
-        let mut out = [0.0; 8];
-        let mut call = |x: &[f32], head_dim, position: u32, table: &RopeTable| {
-            rope(x, (1, head_dim), &[position], table, RopeLayout::Neox, &mut out).unwrap_err().to_string()
+        let call = |x: &[f32], head_dim, position: u32, table: &RopeTable| {
+            rope(&mut x.to_vec(), 8, (1, head_dim), &[position], table, RopeLayout::Neox).unwrap_err().to_string()
         };
         assert_eq!(call(&[0.0; 8], 8, 100, &table), "position 100, the rope table ends at 100 positions");
         assert!(call(&[0.0; 7], 8, 0, &table).contains("1 tokens x 1 heads x 8"));
+        let overlapping = rope(&mut [0.0; 20], 7, (1, 8), &[0, 1], &table, RopeLayout::Neox);
+        assert!(overlapping.unwrap_err().to_string().contains("7 values apart"));
         let wide = RopeTable::new(16, 10_000.0, 100, &RopeScaling::None).unwrap();
         assert_eq!(call(&[0.0; 8], 8, 0, &wide), "rope turns 16 dimensions, a head has 8");
-        assert!(rope(&[], (1, 8), &[], &table, RopeLayout::Neox, &mut []).is_ok());
+        assert!(rope(&mut [], 8, (1, 8), &[], &table, RopeLayout::Neox).is_ok());
     }
 }

@@ -67,7 +67,7 @@ pub enum RopeError {
         head_dim: usize,
     },
     /// The slices are not of the shape.
-    #[error("rope of {tokens} tokens x {heads} heads x {head_dim}: {input} values in, {output} out")]
+    #[error("rope of {tokens} tokens x {heads} heads x {head_dim}, {stride} values apart: {len} values given")]
     Shape {
         /// Positions given.
         tokens: usize,
@@ -75,10 +75,10 @@ pub enum RopeError {
         heads: usize,
         /// Dimensions of a head.
         head_dim: usize,
+        /// Distance of tokens, in values.
+        stride: usize,
         /// Values given.
-        input: usize,
-        /// Values to be written.
-        output: usize,
+        len: usize,
     },
 }
 

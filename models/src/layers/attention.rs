@@ -59,15 +59,13 @@ impl Attention {
     /// `[tokens, hidden] -> [tokens, hidden]`; writes this batch's K and V into the cache of `layer`.
     pub fn forward(&self, x: &Tensor, batch: &ForwardBatch, kv: &dyn KvStore, layer: usize) -> Result<Tensor> {
         let tokens = batch.num_tokens();
-        let (q_len, kv_len) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let q_len = self.heads * self.head_dim;
         let qkv = self.qkv.forward(x)?;
-        // [tokens, q + k + v] -> three of [tokens, heads, head_dim]
-        let part = |start: usize, heads: usize| {
-            qkv.narrow(1, start, heads * self.head_dim)?.contiguous()?.reshape((tokens, heads, self.head_dim))
-        };
-        let q = self.positioned(part(0, self.heads)?, self.q_norm.as_ref(), batch)?;
-        let k = self.positioned(part(q_len, self.kv_heads)?, self.k_norm.as_ref(), batch)?;
-        let v = part(q_len + kv_len, self.kv_heads)?;
+        // [tokens, q + k + v] -> [tokens, heads + 2 kv_heads, head_dim] -> three views of some of the heads
+        let qkv = qkv.reshape((tokens, self.heads + 2 * self.kv_heads, self.head_dim))?;
+        let q = self.positioned(qkv.narrow(1, 0, self.heads)?, self.q_norm.as_ref(), batch)?;
+        let k = self.positioned(qkv.narrow(1, self.heads, self.kv_heads)?, self.k_norm.as_ref(), batch)?;
+        let v = qkv.narrow(1, self.heads + self.kv_heads, self.kv_heads)?;
 
         let (k_cache, v_cache) = kv.layer(layer);
         ops::write_kv(self.path, &k, &v, k_cache, v_cache, &batch.slot_mapping)?;
@@ -81,9 +79,10 @@ impl Attention {
             None => x,
             Some(norm) => {
                 let (tokens, heads, head_dim) = x.dims3()?;
-                norm.forward(&x.reshape((tokens * heads, head_dim))?)?.reshape((tokens, heads, head_dim))?
+                norm.forward(&x.contiguous()?.reshape((tokens * heads, head_dim))?)?
+                    .reshape((tokens, heads, head_dim))?
             }
         };
-        ops::rope(self.path, &x, &batch.positions, &self.rope, self.rope_layout)
+        ops::rope(self.path, x, &batch.positions, &self.rope, self.rope_layout)
     }
 }
