@@ -3,6 +3,9 @@
 //! The real engine runs in this process, with its thread, scheduler and sampler; only HTTP is left
 //! out. Prompts are random and the prefix cache is off, so every token is computed; the KV cache is made
 //! large enough that nothing is preempted. The median of the repeats is reported, all of them are kept.
+//!
+//! Beside each row stands the machine's bound: the weights that its steps read and multiply, over the memory bandwidth and int8
+//! rate measured in the same run, the slower of both; and where a step's time went, kernel by kernel.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +18,9 @@ use engram_inference::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+
+use engram_kernels::peak::Peak;
+use engram_kernels::profile::{self, Kernel, Spent};
 
 use crate::machine::Machine;
 
@@ -72,6 +78,10 @@ pub struct Row {
     pub times: StepTimes,
     /// How many steps that were.
     pub steps: u64,
+    /// What the kernels of all steps took and had to move, in the order of [`Kernel::ALL`].
+    pub kernels: [Spent; Kernel::ALL.len()],
+    /// Tokens of a repeat.
+    pub tokens: usize,
 }
 
 impl Row {
@@ -80,15 +90,37 @@ impl Row {
         median(&self.runs)
     }
 
-    /// Milliseconds of an average step: schedule, forward, sample, deliver.
-    fn step_ms(&self) -> [(&'static str, f64); 4] {
-        let each = |time: Duration| time.as_secs_f64() * 1e3 / self.steps.max(1) as f64;
-        [
-            ("schedule", each(self.times.schedule)),
-            ("forward", each(self.times.forward)),
-            ("sample", each(self.times.sample)),
-            ("deliver", each(self.times.deliver)),
-        ]
+    /// Milliseconds of an average step.
+    fn each_step_ms(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e3 / self.steps.max(1) as f64
+    }
+
+    /// Milliseconds of an average step: schedule, forward, sample, deliver; and what of it was neither kernel nor sampling.
+    fn step_ms(&self) -> [(&'static str, f64); 5] {
+        let StepTimes { schedule, forward, sample, deliver } = self.times;
+        let kernels: Duration = self.kernels.iter().map(|spent| spent.time).sum();
+        let overhead = schedule + forward.saturating_sub(kernels) + deliver;
+        [("schedule", schedule), ("forward", forward), ("sample", sample), ("deliver", deliver), ("overhead", overhead)]
+            .map(|(part, time)| (part, self.each_step_ms(time)))
+    }
+
+    /// Tokens per second if the steps took no longer than reading and multiplying their weights must.
+    fn bound(&self, peak: &Peak) -> Option<f64> {
+        let work = self.kernels[Kernel::Linear as usize];
+        let floor = peak.floor_seconds(work.bytes as f64, work.macs as f64);
+        (floor > 0.0).then(|| (self.tokens * self.runs.len()) as f64 / floor)
+    }
+
+    fn kernel_json(&self, peak: Option<&Peak>) -> Value {
+        let each =
+            Kernel::ALL.into_iter().zip(&self.kernels).filter(|(_, spent)| spent.calls > 0).map(|(kernel, spent)| {
+                let floor = peak.map(|peak| peak.floor_seconds(spent.bytes as f64, spent.macs as f64));
+                let share = floor.filter(|&floor| floor > 0.0).map(|floor| round(floor / spent.time.as_secs_f64(), 3));
+                let ms = round(self.each_step_ms(spent.time), 4);
+                let calls = spent.calls / self.steps.max(1);
+                (kernel.name().to_owned(), json!({ "ms": ms, "calls": calls, "bound_share": share }))
+            });
+        Value::Object(each.collect())
     }
 }
 
@@ -99,6 +131,8 @@ pub struct Report {
     pub model: String,
     /// The machine.
     pub machine: Machine,
+    /// What it can do at most; `None` where there was no memory to measure it.
+    pub peak: Option<Peak>,
     /// Tokens of a step.
     pub max_batch_tokens: usize,
     /// Number format of the KV cache.
@@ -123,31 +157,67 @@ impl Report {
                     "runs": row.runs.iter().map(|run| round(*run, 2)).collect::<Vec<_>>(),
                     "steps": row.steps,
                     "step_ms": step,
+                    "kernels": row.kernel_json(self.peak.as_ref()),
+                    "bound_tokens_per_second": self.bound(row).map(|bound| round(bound, 2)),
+                    "bound_share": self.bound(row).map(|bound| round(row.tokens_per_second() / bound, 4)),
                 })
             })
             .collect();
         json!({
             "rows": rows,
             "machine": self.machine.to_json(),
+            "machine_peak": self.peak.map(|peak| json!({
+                "memory_gb_s": round(peak.memory_gb_s, 2),
+                "memory_gb_s_1_core": round(peak.memory_gb_s_1_core, 2),
+                "int8_gmac_s": round(peak.int8_gmac_s, 1),
+                "int8_gmac_s_1_core": round(peak.int8_gmac_s_1_core, 1),
+            })),
             "model": self.model,
             "engine": { "version": env!("CARGO_PKG_VERSION"), "max_batch_tokens": self.max_batch_tokens, "kv_dtype": self.kv_dtype },
         })
     }
 
+    fn bound(&self, row: &Row) -> Option<f64> {
+        self.peak.as_ref().and_then(|peak| row.bound(peak))
+    }
+
     /// For people.
     pub fn to_text(&self) -> String {
-        let mut text = format!(
-            "{}\n{}\n\n{:<8} {:>8} {:>12}   {:>9} {:>9} {:>9} {:>9}   ms a step\n",
-            self.model, self.machine, "test", "parallel", "tokens/s", "schedule", "forward", "sample", "deliver"
-        );
-        for row in &self.rows {
-            let [schedule, forward, sample, deliver] = row.step_ms().map(|(_, ms)| ms);
+        let mut text = format!("{}\n{}\n", self.model, self.machine);
+        if let Some(peak) = &self.peak {
             text.push_str(&format!(
-                "{:<8} {:>8} {:>12.1}   {schedule:>9.3} {forward:>9.2} {sample:>9.3} {deliver:>9.3}\n",
+                "measured: memory {:.1} GB/s ({:.1} one core), int8 {:.0} GMAC/s ({:.0} one core)\n",
+                peak.memory_gb_s, peak.memory_gb_s_1_core, peak.int8_gmac_s, peak.int8_gmac_s_1_core
+            ));
+        }
+        text.push_str(&format!(
+            "\n{:<8} {:>8} {:>10} {:>10} {:>5}   {:>9} {:>9} {:>9} {:>9} {:>9}   ms a step\n",
+            "test", "parallel", "tokens/s", "bound", "%", "schedule", "forward", "sample", "deliver", "overhead"
+        ));
+        for row in &self.rows {
+            let [schedule, forward, sample, deliver, overhead] = row.step_ms().map(|(_, ms)| ms);
+            let bound = self.bound(row).unwrap_or(f64::NAN);
+            text.push_str(&format!(
+                "{:<8} {:>8} {:>10.1} {bound:>10.1} {:>5.1}   {schedule:>9.3} {forward:>9.2} {sample:>9.3} {deliver:>9.3} {overhead:>9.3}\n",
                 row.test,
                 row.parallel,
-                row.tokens_per_second()
+                row.tokens_per_second(),
+                100.0 * row.tokens_per_second() / bound
             ));
+        }
+        text.push_str("\nkernels, ms a step (and of their bound)\n");
+        for row in &self.rows {
+            text.push_str(&format!("{:<8} {:>8}  ", row.test, row.parallel));
+            for (kernel, spent) in Kernel::ALL.into_iter().zip(&row.kernels).filter(|(_, spent)| spent.calls > 0) {
+                let floor = self.peak.map_or(0.0, |peak| peak.floor_seconds(spent.bytes as f64, spent.macs as f64));
+                let share = if floor > 0.0 {
+                    format!(" ({:.0} %)", 100.0 * floor / spent.time.as_secs_f64())
+                } else {
+                    String::new()
+                };
+                text.push_str(&format!("  {} {:.3}{share}", kernel.name(), row.each_step_ms(spent.time)));
+            }
+            text.push('\n');
         }
         text
     }
@@ -162,11 +232,13 @@ pub fn run<M: ForwardPass + 'static>(
     mut told: impl FnMut(&str),
 ) -> anyhow::Result<Report> {
     let config = engine_config(&model, config, bench)?;
+    let peak = Peak::measure();
     let recorder = Arc::new(Recorder::default());
     let engine = Engine::start(model, config.clone(), Arc::clone(&recorder) as Arc<dyn EngineObserver>)?;
     let mut runner = Runner { engine, recorder, rng: ChaCha8Rng::seed_from_u64(512) };
     // Pages touched, threads awake, code in the caches.
     runner.round(1, 32, 4).context("the warm-up failed")?;
+    profile::enable(true);
 
     let mut rows = Vec::new();
     for (test, prompt_len, max_tokens) in [("pp", bench.pp, 1), ("tg", 1, bench.tg)] {
@@ -178,21 +250,31 @@ pub fn run<M: ForwardPass + 'static>(
                 runs: Vec::new(),
                 times: StepTimes::default(),
                 steps: 0,
+                kernels: Default::default(),
+                tokens: parallel * size,
             };
             for _ in 0..bench.repeat {
                 let round = runner.round(parallel, prompt_len, max_tokens)?;
                 row.runs.push((parallel * size) as f64 / round.elapsed.as_secs_f64());
                 row.steps += round.steps;
                 add(&mut row.times, &round.times);
+                for (sum, spent) in row.kernels.iter_mut().zip(round.kernels) {
+                    sum.calls += spent.calls;
+                    sum.time += spent.time;
+                    sum.bytes += spent.bytes;
+                    sum.macs += spent.macs;
+                }
             }
             told(&format!("{} x {parallel}: {:.1} tokens/s", row.test, row.tokens_per_second()));
             rows.push(row);
         }
     }
+    profile::enable(false);
     runner.engine.drain(Instant::now())?;
     Ok(Report {
         model: name.to_owned(),
         machine: Machine::detect(),
+        peak,
         max_batch_tokens: config.max_batch_tokens,
         kv_dtype: format!("{:?}", config.kv_dtype).to_lowercase(),
         rows,
@@ -258,6 +340,7 @@ struct Round {
     elapsed: Duration,
     steps: u64,
     times: StepTimes,
+    kernels: [Spent; Kernel::ALL.len()],
 }
 
 impl Runner {
@@ -272,6 +355,7 @@ impl Runner {
             })
             .collect();
         let before = self.settled()?;
+        let kernels_before = profile::snapshot();
         let begun = Instant::now();
         let streams: Vec<TokenStream> =
             requests.into_iter().map(|request| self.engine.submit(request)).collect::<Result<_, _>>()?;
@@ -286,7 +370,13 @@ impl Runner {
         if after.preempted > before.preempted {
             bail!("sequences were preempted: the KV cache is too small for this test");
         }
-        Ok(Round { elapsed, steps: after.steps - before.steps, times: between(&before.times, &after.times) })
+        let kernels_after = profile::snapshot();
+        Ok(Round {
+            elapsed,
+            steps: after.steps - before.steps,
+            times: between(&before.times, &after.times),
+            kernels: std::array::from_fn(|i| kernels_after[i].since(kernels_before[i])),
+        })
     }
 
     /// The totals once nothing runs; a step is told just after its tokens are sent.
@@ -386,10 +476,20 @@ mod tests {
             runs: vec![100.0, 300.004, 200.0],
             times: StepTimes { forward: Duration::from_millis(30), ..StepTimes::default() },
             steps: 3,
+            kernels: std::array::from_fn(|_| Spent {
+                calls: 3,
+                time: Duration::from_millis(9),
+                bytes: 3 << 20,
+                macs: 0,
+            }),
+            tokens: 4096,
         };
+        let peak =
+            Peak { memory_gb_s: 1.048576, memory_gb_s_1_core: 1.0, int8_gmac_s: 1000.0, int8_gmac_s_1_core: 500.0 };
         let report = Report {
             model: "m".into(),
             machine: Machine::detect(),
+            peak: Some(peak),
             max_batch_tokens: 512,
             kv_dtype: "f16".into(),
             rows: vec![row],
@@ -399,6 +499,11 @@ mod tests {
         assert_eq!(json["rows"][0]["parallel"], 8);
         assert_eq!(json["rows"][0]["tokens_per_second"], 200.0);
         assert_eq!(json["rows"][0]["step_ms"]["forward"], 10.0);
+        // 3 MiB in 3 ms is what the memory gives: three rounds of 4096 tokens in 3 ms.
+        assert_eq!(json["rows"][0]["bound_tokens_per_second"], 4_096_000.0);
+        assert_eq!(json["rows"][0]["bound_share"], 0.0);
+        assert_eq!(json["rows"][0]["kernels"]["linear"], json!({ "ms": 3.0, "calls": 1, "bound_share": 0.333 }));
+        assert_eq!(json["machine_peak"]["memory_gb_s"], 1.05);
         assert_eq!(json["model"], "m");
         assert!(report.to_text().contains("pp512"));
     }

@@ -66,7 +66,7 @@ impl Drop for Slab {
 }
 
 /// Zeroed bytes; the first stands on a 64-byte boundary.
-pub(super) struct AlignedBytes {
+pub(crate) struct AlignedBytes {
     slab: Arc<Slab>,
     start: usize,
     len: usize,
@@ -78,7 +78,7 @@ static CURRENT: Mutex<(Weak<Slab>, usize)> = Mutex::new((Weak::new(), 0));
 
 impl AlignedBytes {
     /// `len` zero bytes. Errors: [`KernelError::OutOfMemory`].
-    pub(super) fn zeroed(len: usize) -> Result<Self, KernelError> {
+    pub(crate) fn zeroed(len: usize) -> Result<Self, KernelError> {
         if len > SLAB / 4 {
             return Ok(Self { slab: Arc::new(Slab::zeroed(len)?), start: 0, len });
         }
@@ -95,12 +95,12 @@ impl AlignedBytes {
         Ok(Self { slab, start, len })
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         // SAFETY: start + len is at most the slab's len, all bytes are initialised, and nobody else has this part.
         unsafe { std::slice::from_raw_parts(self.slab.base.as_ptr().add(self.slab.offset + self.start), self.len) }
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as in `as_slice`, and `self` is borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.slab.base.as_ptr().add(self.slab.offset + self.start), self.len) }
     }

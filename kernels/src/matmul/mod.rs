@@ -31,7 +31,7 @@ use crate::error::KernelError;
 use crate::pool::{Pool, pool};
 use crate::quant::GgmlType;
 use activations::{Activations, Plane};
-use aligned::AlignedBytes;
+pub(crate) use aligned::AlignedBytes;
 use blocks::RowBlocks;
 use format::ROWS;
 use pack::TileLayout;

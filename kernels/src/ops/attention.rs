@@ -6,6 +6,7 @@ use super::kv::kv_shape;
 use super::storage::{cache, rows, unwritten};
 use super::{AttentionParams, Path, SequenceSpan};
 use crate::attention::{self as kernel, PagedKv};
+use crate::profile::{Kernel, running};
 
 /// Queries whose scores [`Path::Plain`] holds at once: 256 x context x heads f32.
 const PLAIN_QUERIES: usize = 256;
@@ -29,6 +30,7 @@ impl CustomOp3 for PagedAttention<'_> {
         v: &CpuStorage,
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Attention);
         let (_, heads, _) = ql.shape().dims3()?;
         let q = rows(q, ql, self.name())?;
         let kv = PagedKv { k: cache(k, kl, self.name())?, v: cache(v, vl, self.name())?, shape: kv_shape(kl)? };

@@ -6,6 +6,7 @@ use half::f16;
 use super::Path;
 use super::storage::{cache_mut, rows};
 use crate::attention::{self as kernel, KvShape};
+use crate::profile::{Kernel, running};
 
 /// Slots in a row from which a copy of their own pays on an accelerator, against one scatter of all.
 const RUN: usize = 4;
@@ -25,6 +26,7 @@ impl InplaceOp2 for WriteKv<'_> {
     }
 
     fn cpu_fwd(&self, target: &mut CpuStorage, tl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
+        let _running = running(Kernel::KvWrite);
         let shape = kv_shape(tl)?;
         let x = rows(x, xl, "write-kv")?;
         kernel::write_kv(x, self.slots, shape, cache_mut(target, tl, "write-kv")?).map_err(candle_core::Error::wrap)

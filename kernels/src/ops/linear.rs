@@ -7,6 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Module, Result, Shape, 
 
 use super::storage::{floats, unwritten};
 use crate::matmul::{PackedMatrix, linear as multiply};
+use crate::profile::{Kernel, running, running_over};
 
 /// A weight matrix `[out, in]`, in the form of its device.
 #[derive(Clone)]
@@ -36,6 +37,8 @@ impl CustomOp1 for PackedLinear<'_> {
         }
         let x = floats(storage, layout, self.name())?;
         let outs: usize = self.weights.iter().map(|w| w.rows()).sum();
+        let bytes = self.weights.iter().map(|w| w.bytes()).sum();
+        let _running = running_over(Kernel::Linear, bytes, tokens * cols * outs);
         let mut out = unwritten(tokens * outs);
         multiply(x, tokens, self.weights, self.bias, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), (tokens, outs).into()))
@@ -92,6 +95,7 @@ fn product(x: &Tensor, weight: &LinearWeight) -> Result<Tensor> {
 pub fn embedding(ids: &[u32], table: &LinearWeight, device: &Device) -> Result<Tensor> {
     match table {
         LinearWeight::Packed(matrix) => {
+            let _running = running(Kernel::Embedding);
             let cols = matrix.cols();
             let mut rows = vec![0f32; ids.len() * cols];
             for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(cols)) {

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Result
 
 use super::Path;
 use super::storage::{floats, unwritten};
+use crate::profile::{Kernel, running};
 use crate::{activation, norm};
 
 /// A norm's weight is as long as the last axis.
@@ -24,6 +25,7 @@ impl CustomOp2 for RmsNorm {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Norm);
         let (x, weight) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?);
         same_features(xl, wl, self.name())?;
         let mut out = unwritten(x.len());
@@ -57,6 +59,7 @@ pub fn add_rms_norm(path: Path, residual: &Tensor, x: &Tensor, weight: &Tensor, 
     }
     same_features(x.layout(), weight.layout(), "add-rms-norm")?;
     let (residual, x) = (residual.contiguous()?, x.contiguous()?);
+    let running = running(Kernel::Norm);
     let mut sum = unwritten(x.elem_count());
     let mut normed = unwritten(x.elem_count());
     with_floats(&residual, |residual| {
@@ -66,6 +69,7 @@ pub fn add_rms_norm(path: Path, residual: &Tensor, x: &Tensor, weight: &Tensor, 
             })
         })
     })?;
+    drop(running);
     Ok((Tensor::from_vec(sum, x.shape(), x.device())?, Tensor::from_vec(normed, x.shape(), x.device())?))
 }
 
@@ -95,6 +99,7 @@ impl CustomOp3 for LayerNorm {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Norm);
         let (x, weight, bias) = (floats(x, xl, self.name())?, floats(w, wl, self.name())?, floats(b, bl, self.name())?);
         same_features(xl, wl, self.name())?;
         let mut out = unwritten(x.len());
@@ -123,6 +128,7 @@ impl CustomOp1 for SiluMul {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Activation);
         let (tokens, both) = layout.shape().dims2()?;
         let mut out = unwritten(tokens * (both / 2));
         activation::silu_mul(floats(x, layout, self.name())?, both / 2, &mut out).map_err(candle_core::Error::wrap)?;
@@ -149,6 +155,7 @@ impl CustomOp1 for GeluTanh {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Activation);
         let x = floats(x, layout, self.name())?;
         let mut out = unwritten(x.len());
         activation::gelu_tanh(x, &mut out).map_err(candle_core::Error::wrap)?;

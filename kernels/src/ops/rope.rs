@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::storage::row_stride;
 use super::{Path, RopeLayout, RopeTable};
+use crate::profile::{Kernel, running};
 
 struct Rope<'a> {
     positions: &'a [u32],
@@ -17,6 +18,7 @@ impl InplaceOp1 for Rope<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let _running = running(Kernel::Rope);
         let (tokens, heads, head_dim) = layout.shape().dims3()?;
         let (_, stride) = row_stride(layout, self.name())?;
         let CpuStorage::F32(values) = storage else { bail!("rope: takes f32") };
