@@ -261,15 +261,15 @@ unsafe fn open_unit<F: TileFormat>(packed: *const u8, codes: *mut u8) {
             let line = |index: usize| _mm256_load_si256(packed.add(64 * index + 32 * half).cast());
             for quad in 0..8 {
                 let mut code = if F::LOW == 4 {
-                    bits(line(quad / 2), 4 * (quad % 2), 0, 15)
+                    bits(line(F::HIGH + quad / 2), 4 * (quad % 2), 0, 15)
                 } else {
-                    bits(line(quad / 4), 2 * (quad % 4), 0, 3)
+                    bits(line(F::HIGH + quad / 4), 2 * (quad % 4), 0, 3)
                 };
                 if F::HIGH == 1 {
-                    code = _mm256_or_si256(code, bits(line(F::LOW), quad, F::LOW, 1));
+                    code = _mm256_or_si256(code, bits(line(0), quad, F::LOW, 1));
                 }
                 if F::HIGH == 2 {
-                    code = _mm256_or_si256(code, bits(line(F::LOW + quad / 4), 2 * (quad % 4), F::LOW, 3));
+                    code = _mm256_or_si256(code, bits(line(quad / 4), 2 * (quad % 4), F::LOW, 3));
                 }
                 _mm256_store_si256(codes.add(64 * quad + 32 * half).cast(), code);
             }

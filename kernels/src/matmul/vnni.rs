@@ -15,8 +15,10 @@ use crate::quant::GgmlType;
 
 /// Columns of floats between the one being read and the one being fetched.
 const FETCH_COLUMNS: usize = 64;
-/// Bytes between the unit being read by a stream and the one being fetched.
-const AHEAD: usize = 4096;
+/// Bytes between the unit being read by a stream and the one brought to the first-level cache.
+const AHEAD: usize = 2048;
+/// The same for the second-level cache: what memory takes to answer, at full speed (4 rows: 11 % over one distance of 4096).
+const FAR_AHEAD: usize = 8192;
 
 /// One chunk of up to two tiles, opened.
 #[repr(C, align(64))]
@@ -308,9 +310,10 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
         }
         for unit in 0..open.units {
             if PACKED {
-                let next = open.codes[0].wrapping_add(unit * F::UNIT_BYTES + AHEAD);
+                let unit = open.codes[0].wrapping_add(unit * F::UNIT_BYTES);
                 for line in 0..F::LOW + F::HIGH {
-                    prefetch(next.wrapping_add(64 * line));
+                    prefetch(unit.wrapping_add(AHEAD + 64 * line));
+                    prefetch_far(unit.wrapping_add(FAR_AHEAD + 64 * line));
                 }
             } else {
                 fetch.ask(unit);
@@ -373,6 +376,13 @@ fn prefetch(address: *const u8) {
     unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast()) }
 }
 
+/// As [`prefetch`], into the second-level cache.
+#[inline(always)]
+fn prefetch_far(address: *const u8) {
+    // SAFETY: as above.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast()) }
+}
+
 /// Planes of a unit to one byte a code, `[quad][row][column]`.
 #[inline(always)]
 unsafe fn open_unit<W: Wide, F: TileFormat>(packed: *const u8, codes: *mut u8) {
@@ -391,12 +401,12 @@ unsafe fn open_quad<W: Wide, F: TileFormat>(packed: *const u8, quad: usize) -> W
             return W::load(packed.add(64 * quad));
         }
         let in_line = |bits: usize| (bits * (quad % (8 / bits))) as u32;
-        let low = W::load(packed.add(64 * (quad * F::LOW / 8)));
+        let low = W::load(packed.add(64 * (F::HIGH + quad * F::LOW / 8)));
         let code = W::bits(low, in_line(F::LOW), 0, ((1u32 << F::LOW) - 1) as u8);
         if F::HIGH == 0 {
             return code;
         }
-        let high = W::load(packed.add(64 * (F::LOW + quad * F::HIGH / 8)));
+        let high = W::load(packed.add(64 * (quad * F::HIGH / 8)));
         W::or(code, W::bits(high, in_line(F::HIGH), F::LOW as u32, ((1u32 << F::HIGH) - 1) as u8))
     }
 }
