@@ -17,6 +17,7 @@ mod forward;
 mod handle;
 mod kv_cache;
 mod output;
+mod peak;
 mod request;
 mod rows;
 mod sampler;

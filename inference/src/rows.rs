@@ -7,8 +7,9 @@ use candle_core::{Storage, Tensor};
 use engram_models::ModelError;
 
 use crate::batch::RowUse;
+use crate::peak::peak;
 use crate::request::Logprobs;
-use crate::sampler::{Sampler, SamplerState, is_finite};
+use crate::sampler::{Sampler, SamplerState};
 use crate::scheduler::Scheduler;
 use crate::sequence::SeqId;
 use crate::session::Session;
@@ -69,7 +70,7 @@ impl RowSampler {
 
     /// False if `logits` holds NaN or an infinity.
     pub fn are_finite(&self, logits: &Tensor) -> Result<bool, ModelError> {
-        with_values(logits, is_finite)
+        with_values(logits, |values| peak(values).is_finite)
     }
 
     fn with_sampler<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
@@ -101,7 +102,7 @@ fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
             Ok(sampled) => Chosen::Token { id, token: sampled.id, logprobs: sampled.logprobs },
             Err(_) => Chosen::NotFinite { id },
         },
-        Job::Score { id, .. } if !is_finite(row) => Chosen::NotFinite { id },
+        Job::Score { id, .. } if !peak(row).is_finite => Chosen::NotFinite { id },
         Job::Score { id, token, alternatives } => {
             Chosen::Score { id, logprobs: sampler.logprobs(row, token, alternatives) }
         }
