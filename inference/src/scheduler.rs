@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crate::block_manager::{BlockCounts, BlockHash, BlockManager, BlockTable};
 use crate::config::EngineConfig;
-use crate::sequence::{SeqId, Sequence};
+use crate::sequence::{SeqId, SeqMap, Sequence};
 
 /// Most logit rows of a step that score prompts: one row of a 150,000-token vocabulary is 600 kB.
 const MAX_SCORING_ROWS: usize = 64;
@@ -83,18 +83,33 @@ impl Plan {
     pub fn num_tokens(&self) -> usize {
         self.entries.iter().map(|entry| entry.len).sum()
     }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+        self.expired.clear();
+    }
 }
+
+/// Order of service: highest rank first; decodes then by arrival, prefills by what is left of them.
+type Place = (Reverse<i64>, usize, SeqId);
 
 /// Waiting and running sequences and their blocks.
 #[derive(Debug)]
 pub struct Scheduler {
     config: EngineConfig,
     blocks: BlockManager,
-    sequences: HashMap<SeqId, Sequence>,
+    sequences: SeqMap<Sequence>,
     waiting: Vec<SeqId>,
     running: Vec<SeqId>,
+    /// No deadline is before this; `None`: there is none.
+    next_deadline: Option<Instant>,
     /// Blocks that running prefills will have computed, and whose prefill it is.
     in_flight: HashMap<BlockHash, SeqId>,
+    /// Buffers of the last step, for the next.
+    order: Vec<Place>,
+    spare: Plan,
 }
 
 impl Scheduler {
@@ -104,10 +119,13 @@ impl Scheduler {
         Self {
             config,
             blocks,
-            sequences: HashMap::new(),
+            sequences: SeqMap::default(),
             waiting: Vec::new(),
             running: Vec::new(),
+            next_deadline: None,
             in_flight: HashMap::new(),
+            order: Vec::new(),
+            spare: Plan::default(),
         }
     }
 
@@ -120,18 +138,27 @@ impl Scheduler {
         if self.config.prefix_cache {
             sequence.hash_blocks();
         }
+        if let Some(deadline) = sequence.deadline() {
+            self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
+        }
         self.waiting.push(sequence.id());
         self.sequences.insert(sequence.id(), sequence);
     }
 
     /// Decides the next step. Not empty as long as any sequence is left after it.
     pub fn schedule(&mut self, now: Instant) -> Plan {
-        let mut plan = Plan::default();
+        let mut plan = std::mem::take(&mut self.spare);
         self.expire(now, &mut plan);
         self.admit(now, &mut plan);
         self.plan_decodes(&mut plan);
         self.plan_prefills(&mut plan);
         plan
+    }
+
+    /// Takes a plan back once it is carried out, so that the next needs no memory of its own.
+    pub fn recycle(&mut self, mut plan: Plan) {
+        plan.clear();
+        self.spare = plan;
     }
 
     /// Tells that the KV of the plan's tokens is written: full blocks can be shared from now on.
@@ -208,6 +235,9 @@ impl Scheduler {
     }
 
     fn expire(&mut self, now: Instant, plan: &mut Plan) {
+        if self.next_deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
         let over: Vec<SeqId> =
             self.sequences.values().filter(|sequence| sequence.is_expired(now)).map(Sequence::id).collect();
         for id in over {
@@ -216,6 +246,7 @@ impl Scheduler {
                 plan.expired.push(Expired { sequence, in_queue });
             }
         }
+        self.next_deadline = self.sequences.values().filter_map(Sequence::deadline).min();
     }
 
     fn admit(&mut self, now: Instant, plan: &mut Plan) {
@@ -352,22 +383,36 @@ impl Scheduler {
         sequence.computed = 0;
     }
 
+    /// Those who run and have as much left as `wanted` says, in order of service.
+    fn in_order(&mut self, wanted: impl Fn(usize) -> bool) -> Vec<Place> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        for id in &self.running {
+            if let Some(sequence) = self.sequences.get(id)
+                && wanted(sequence.remaining())
+            {
+                order.push((Reverse(sequence.rank), sequence.remaining(), *id));
+            }
+        }
+        order.sort_unstable();
+        order
+    }
+
     fn plan_decodes(&mut self, plan: &mut Plan) {
-        let mut decodes: Vec<SeqId> = self.running.clone();
-        decodes.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() == 1));
-        decodes.sort_by_key(|id| (Reverse(self.rank(*id)), *id));
-        for id in decodes {
+        let decodes = self.in_order(|remaining| remaining == 1);
+        for &(_, _, id) in &decodes {
             // The victim is never planned already: it is the worst, and the better ones come first.
-            while self.running.contains(&id) && !self.grow(id) {
+            while !plan.preempted.contains(&id) && !self.grow(id) {
                 match self.worst(&self.running) {
                     Some(victim) => self.preempt(victim, plan),
                     None => break,
                 }
             }
-            if self.running.contains(&id) {
+            if !plan.preempted.contains(&id) {
                 self.plan_tokens(id, 1, plan);
             }
         }
+        self.order = decodes;
     }
 
     fn grow(&mut self, id: SeqId) -> bool {
@@ -381,27 +426,19 @@ impl Scheduler {
     fn plan_prefills(&mut self, plan: &mut Plan) {
         let mut budget = self.config.max_batch_tokens - plan.num_tokens();
         let mut scoring = MAX_SCORING_ROWS;
-        let mut prefills: Vec<SeqId> = self.running.clone();
-        prefills.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() > 1));
-        prefills.sort_by_key(|id| (Reverse(self.rank(*id)), self.remaining(*id), *id));
-        let Some(oldest) = prefills.iter().copied().min() else {
-            return;
-        };
-
-        let mut share = self.chunk(oldest, budget.div_ceil(4), &mut scoring);
+        let prefills = self.in_order(|remaining| remaining > 1);
+        let oldest = prefills.iter().map(|(_, _, id)| *id).min();
+        let mut share = oldest.map_or(0, |oldest| self.chunk(oldest, budget.div_ceil(4), &mut scoring));
         budget -= share;
-        for id in prefills {
-            let already = if id == oldest { std::mem::take(&mut share) } else { 0 };
+        for &(_, _, id) in &prefills {
+            let already = if Some(id) == oldest { std::mem::take(&mut share) } else { 0 };
             let more = self.chunk_after(id, already, budget, &mut scoring);
             budget -= more;
             if already + more > 0 {
                 self.plan_tokens(id, already + more, plan);
             }
         }
-    }
-
-    fn remaining(&self, id: SeqId) -> usize {
-        self.sequences.get(&id).map_or(0, Sequence::remaining)
+        self.order = prefills;
     }
 
     fn chunk(&self, id: SeqId, budget: usize, scoring: &mut usize) -> usize {
