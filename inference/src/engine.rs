@@ -21,6 +21,7 @@ use crate::error::EngineError;
 use crate::forward::ForwardPass;
 use crate::handle::{Capacity, Command, DrainReport, EngineHandle, Shared, Submission};
 use crate::kv_cache::KvCache;
+use crate::pace::StepWork;
 use crate::request::{FinishReason, TokenEvent};
 use crate::rows::{Chosen, RowSampler};
 use crate::scheduler::{Plan, Scheduler};
@@ -84,7 +85,9 @@ impl<M: ForwardPass + 'static> Engine<M> {
             probes: Vec::new(),
             drain: None,
         };
+        let begun = Instant::now();
         engine.probe_pass().map_err(|e| EngineError::Start(format!("the first forward pass: {e}")))?;
+        engine.scheduler.observe(&StepWork { decodes: 1, prefill: 0, pairs: 1 }, begun.elapsed());
         engine.publish_stats();
         std::thread::Builder::new()
             .name("engine".into())
@@ -197,6 +200,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
                     Ok(chosen) => {
                         self.deliver(chosen);
                         self.finish_unsampled(plan);
+                        self.scheduler.observe(&plan.work, begun.elapsed());
                     }
                     Err(error) => self.fail(plan, self.model_error(error)),
                 }
@@ -218,6 +222,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let decode_tokens = plan.entries.iter().filter(|entry| entry.is_decode()).count();
         let prefill_tokens = plan.num_tokens() - decode_tokens;
         self.stats.prefill_tokens += prefill_tokens as u64;
+        self.stats.prefill_budget = plan.prefill_budget;
         StepReport {
             step: self.stats.steps,
             sequences: plan.entries.len(),

@@ -12,16 +12,19 @@
 //!    it gives its blocks back, keeps its tokens, and reads prompt and output again later.
 //! 4. *Prefill* with what is left of the budget: a quarter goes to the oldest, so that a long prompt
 //!    always advances; the rest to whoever has least left, so that a short one is not stuck behind it.
+//!    A step that gives anybody a token keeps `max_itl`: prefill gets the time that [`Pace`] says is left
+//!    beside the decodes. A step that gives nobody one is as long as the budget allows.
 //!
-//! Pure: no clock (it is handed `now`), no channel, no tokenizer, no tensor.
+//! Pure: no clock (it is handed `now`, and how long steps took), no channel, no tokenizer, no tensor.
 //! Chunked prefill: <https://arxiv.org/abs/2308.16369>, continuous batching: Orca, OSDI 2022.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block_manager::{BlockCounts, BlockHash, BlockManager, BlockTable};
 use crate::config::EngineConfig;
+use crate::pace::{Allowance, Pace, StepWork};
 use crate::sequence::{SeqId, SeqMap, Sequence};
 
 /// Most logit rows of a step that score prompts: one row of a 150,000-token vocabulary is 600 kB.
@@ -76,6 +79,10 @@ pub struct Plan {
     pub preempted: Vec<SeqId>,
     /// Who is over.
     pub expired: Vec<Expired>,
+    /// What all entries together have to do.
+    pub work: StepWork,
+    /// Tokens of a fresh prompt that the step had room for.
+    pub prefill_budget: usize,
 }
 
 impl Plan {
@@ -89,6 +96,22 @@ impl Plan {
         self.admitted.clear();
         self.preempted.clear();
         self.expired.clear();
+        self.work = StepWork::default();
+        self.prefill_budget = 0;
+    }
+}
+
+/// What is left of a step for prefill.
+struct Room {
+    tokens: usize,
+    /// Rows of logits that score prompts.
+    scoring: usize,
+    time: Allowance,
+}
+
+impl Room {
+    fn fits(&self, start: usize) -> usize {
+        self.time.fits(start).min(self.tokens)
     }
 }
 
@@ -99,6 +122,7 @@ type Place = (Reverse<i64>, usize, SeqId);
 #[derive(Debug)]
 pub struct Scheduler {
     config: EngineConfig,
+    pace: Pace,
     blocks: BlockManager,
     sequences: SeqMap<Sequence>,
     waiting: Vec<SeqId>,
@@ -117,6 +141,7 @@ impl Scheduler {
     pub fn new(config: EngineConfig, num_blocks: usize) -> Self {
         let blocks = BlockManager::new(num_blocks, config.block_size, config.prefix_cache);
         Self {
+            pace: Pace::new(config.max_itl),
             config,
             blocks,
             sequences: SeqMap::default(),
@@ -159,6 +184,11 @@ impl Scheduler {
     pub fn recycle(&mut self, mut plan: Plan) {
         plan.clear();
         self.spare = plan;
+    }
+
+    /// Tells how long a step of `work` took, from its schedule to its last token sent.
+    pub fn observe(&mut self, work: &StepWork, elapsed: Duration) {
+        self.pace.observe(work, elapsed);
     }
 
     /// Tells that the KV of the plan's tokens is written: full blocks can be shared from now on.
@@ -424,46 +454,63 @@ impl Scheduler {
     }
 
     fn plan_prefills(&mut self, plan: &mut Plan) {
-        let mut budget = self.config.max_batch_tokens - plan.num_tokens();
-        let mut scoring = MAX_SCORING_ROWS;
         let prefills = self.in_order(|remaining| remaining > 1);
+        let tokens = self.config.max_batch_tokens - plan.num_tokens();
+        let time = self.time_for_prefill(&prefills, tokens, &plan.work);
+        let mut room = Room { tokens, scoring: MAX_SCORING_ROWS, time };
+        plan.prefill_budget = room.fits(0);
         let oldest = prefills.iter().map(|(_, _, id)| *id).min();
-        let mut share = oldest.map_or(0, |oldest| self.chunk(oldest, budget.div_ceil(4), &mut scoring));
-        budget -= share;
+        let mut share = oldest.map_or(0, |oldest| self.take_chunk(oldest, 0, 4, &mut room));
         for &(_, _, id) in &prefills {
             let already = if Some(id) == oldest { std::mem::take(&mut share) } else { 0 };
-            let more = self.chunk_after(id, already, budget, &mut scoring);
-            budget -= more;
-            if already + more > 0 {
-                self.plan_tokens(id, already + more, plan);
+            let len = already + self.take_chunk(id, already, 1, &mut room);
+            if len > 0 {
+                self.plan_tokens(id, len, plan);
             }
         }
         self.order = prefills;
     }
 
-    fn chunk(&self, id: SeqId, budget: usize, scoring: &mut usize) -> usize {
-        self.chunk_after(id, 0, budget, scoring)
+    /// How long the step's prefill may take. Nobody waits for a step that gives no token: it is bounded by
+    /// `tokens` alone. Where a prompt ends in this step, its first token waits for no other prompt.
+    fn time_for_prefill(&self, prefills: &[Place], tokens: usize, decodes: &StepWork) -> Allowance {
+        if decodes.decodes > 0 {
+            return self.pace.beside(decodes);
+        }
+        match prefills.first().and_then(|(_, _, id)| self.sequences.get(id)) {
+            Some(next) if next.remaining() <= tokens => self.pace.to_finish(next.computed, next.remaining()),
+            _ => self.pace.unbounded(),
+        }
     }
 
-    /// How many tokens of a prompt fit into `budget` after the `already` granted ones. Positions that
-    /// score the prompt cost logit rows, of which a step has `scoring`.
-    fn chunk_after(&self, id: SeqId, already: usize, budget: usize, scoring: &mut usize) -> usize {
+    /// Takes one `part`-th of the room for a prompt, or what it has left after the `already` granted tokens.
+    /// Positions that score the prompt cost logit rows, of which a step has few.
+    fn take_chunk(&self, id: SeqId, already: usize, part: usize, room: &mut Room) -> usize {
         let Some(sequence) = self.sequences.get(&id) else {
             return 0;
         };
-        let wanted = (sequence.remaining() - already).min(self.config.max_prefill_chunk.saturating_sub(already));
         let start = sequence.computed + already;
-        let rows = sequence.scoring(start, wanted.min(budget));
+        let wanted = (sequence.remaining() - already).min(self.config.max_prefill_chunk.saturating_sub(already));
+        let wanted = wanted.min(room.fits(start).div_ceil(part));
+        let rows = sequence.scoring(start, wanted);
         // Past the last row that the step has left, not even a token without a row: order is kept.
-        let len = if rows.len() > *scoring { rows.start + *scoring - start } else { wanted.min(budget) };
-        *scoring -= rows.len().min(*scoring);
+        let len = if rows.len() > room.scoring { rows.start + room.scoring - start } else { wanted };
+        room.scoring -= rows.len().min(room.scoring);
+        room.tokens -= len;
+        room.time.spend(start, len);
         len
     }
 
     fn plan_tokens(&self, id: SeqId, len: usize, plan: &mut Plan) {
         if let Some(sequence) = self.sequences.get(&id) {
+            let start = sequence.computed;
             let samples = len == sequence.remaining() && sequence.max_tokens() > 0;
-            plan.entries.push(Scheduled { id, start: sequence.computed, len, samples });
+            plan.entries.push(Scheduled { id, start, len, samples });
+            if sequence.remaining() == 1 {
+                plan.work.add_decode(start + 1);
+            } else {
+                plan.work.add_prefill(start, len);
+            }
         }
     }
 
