@@ -3,8 +3,9 @@
 //! A step's time is taken for a sum: something fixed (the weights are read once), so much a decode, so
 //! much a prompt token, so much a pair of a token and one that it attends to; and all of that times the
 //! machine's load. The four rates are least squares over the last steps, each counted by its relative
-//! error and less the older it is; the load follows the last few steps. So a neighbour that takes half of
-//! the machine is felt within some steps, and the depth of a prompt is not mistaken for load.
+//! error and less the older it is; the load follows the last few steps, so a neighbour that takes half of
+//! the machine is felt at once. A prompt that grows deep is in part taken for load: the first step of a
+//! fresh one after it may be off by a quarter.
 //!
 //! Rates stay positive. A step counts as at most twice what was predicted, so a machine that stood still
 //! for seconds is soon forgotten. O(1) in time and memory, no clock: it is handed what was measured.
