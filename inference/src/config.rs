@@ -11,9 +11,12 @@ use crate::error::EngineError;
 pub struct EngineConfig {
     /// Most sequences that run at once.
     pub max_num_seqs: usize,
-    /// Most tokens in one step, decodes and prefill chunks together: bounds the time of a step and so
-    /// the gap that a long prompt puts between two tokens of everybody else.
+    /// Most tokens in one step, decodes and prefill chunks together: bounds the memory of a step, and the
+    /// time that a newcomer waits for the running one to end.
     pub max_batch_tokens: usize,
+    /// Longest gap that prefill puts between two tokens of a running stream, as far as step times can be
+    /// foretold; `None`: prefill takes what `max_batch_tokens` leaves.
+    pub max_itl: Option<Duration>,
     /// Most tokens of one prompt in one step.
     pub max_prefill_chunk: usize,
     /// Tokens a KV block holds.
@@ -39,6 +42,7 @@ impl Default for EngineConfig {
         Self {
             max_num_seqs: 64,
             max_batch_tokens: 512,
+            max_itl: Some(Duration::from_millis(200)),
             max_prefill_chunk: 512,
             block_size: 16,
             kv_bytes: 1 << 30,
@@ -72,6 +76,9 @@ impl EngineConfig {
                 self.max_batch_tokens, self.max_num_seqs
             )));
         }
+        if self.max_itl.is_some_and(|bound| bound.is_zero()) {
+            return Err(EngineError::Start("`max_itl` is 0, must be longer, or none for no bound".into()));
+        }
         if self.max_model_len.is_some_and(|len| len < 2) {
             return Err(EngineError::Start(
                 "`max_model_len` must be at least 2: a prompt token and one to follow".into(),
@@ -100,6 +107,7 @@ mod tests {
         EngineConfig::default().validate().unwrap();
         check(EngineConfig { block_size: 0, ..Default::default() }, "`block_size` is 0");
         check(EngineConfig { max_batch_tokens: 8, ..Default::default() }, "at least `max_num_seqs` (64)");
+        check(EngineConfig { max_itl: Some(Duration::ZERO), ..Default::default() }, "`max_itl` is 0");
         check(EngineConfig { max_model_len: Some(1), ..Default::default() }, "`max_model_len`");
         check(EngineConfig { kv_dtype: DType::U8, ..Default::default() }, "`kv_dtype`");
         check(EngineConfig { priority_aging: Duration::ZERO, ..Default::default() }, "`priority_aging`");

@@ -4,7 +4,6 @@
 //! requests that took part in it; the others and the engine go on, and health is bad until a pass gives
 //! finite logits again.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -15,17 +14,18 @@ use engram_models::ModelError;
 use engram_models::forward::ForwardBatch;
 use flume::Sender;
 
-use crate::batch;
+use crate::batch::{self, StepBatch};
 use crate::block_manager::BlockTable;
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::forward::ForwardPass;
 use crate::handle::{Capacity, Command, DrainReport, EngineHandle, Shared, Submission};
 use crate::kv_cache::KvCache;
+use crate::pace::StepWork;
 use crate::request::{FinishReason, TokenEvent};
 use crate::rows::{Chosen, RowSampler};
 use crate::scheduler::{Plan, Scheduler};
-use crate::sequence::{SeqId, Sequence};
+use crate::sequence::{SeqId, SeqMap, Sequence};
 use crate::session::Session;
 use crate::stats::{EngineObserver, EngineStats, Outcome, StepReport, StepTimes};
 
@@ -34,8 +34,9 @@ pub struct Engine<M> {
     model: M,
     kv: KvCache,
     scheduler: Scheduler,
+    batch: StepBatch,
     rows: RowSampler,
-    sessions: HashMap<SeqId, Session>,
+    sessions: SeqMap<Session>,
     /// The standard library's channel: dropped, it drops what it holds, so that no submission waits in it for ever.
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
@@ -73,8 +74,9 @@ impl<M: ForwardPass + 'static> Engine<M> {
             model,
             scheduler: Scheduler::new(config.clone(), kv.num_blocks()),
             kv,
+            batch: StepBatch::default(),
             rows: RowSampler::default(),
-            sessions: HashMap::new(),
+            sessions: SeqMap::default(),
             commands,
             shared: Arc::clone(&shared),
             observer,
@@ -83,7 +85,9 @@ impl<M: ForwardPass + 'static> Engine<M> {
             probes: Vec::new(),
             drain: None,
         };
+        let begun = Instant::now();
         engine.probe_pass().map_err(|e| EngineError::Start(format!("the first forward pass: {e}")))?;
+        engine.scheduler.observe(&StepWork { decodes: 1, prefill: 0, pairs: 1 }, begun.elapsed());
         engine.publish_stats();
         std::thread::Builder::new()
             .name("engine".into())
@@ -174,31 +178,38 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let begun = Instant::now();
         let plan = self.scheduler.schedule(begun);
         self.follow(&plan, begun);
-        if plan.entries.is_empty() {
-            return;
+        if !plan.entries.is_empty() {
+            self.run_plan(&plan, begun);
         }
-        let (forward_batch, uses) = batch::build(&plan, &self.scheduler);
-        let mut report = self.report(&plan);
+        self.scheduler.recycle(plan);
+    }
+
+    fn run_plan(&mut self, plan: &Plan, begun: Instant) {
+        let mut report = self.report(plan);
+        let mut batch = std::mem::take(&mut self.batch); // lent to this step
+        batch.fill(plan, &self.scheduler);
         let scheduled = Instant::now();
-        let logits = self.forward(&forward_batch);
+        let logits = self.forward(&batch.forward);
         let forwarded = Instant::now();
         match logits {
             Ok(logits) => {
-                self.scheduler.advance(&plan);
-                let chosen = self.rows.choose(&logits, &uses, &self.scheduler, &self.sessions);
+                self.scheduler.advance(plan);
+                let chosen = self.rows.choose(&logits, &batch.uses, &self.scheduler, &self.sessions);
                 let sampled = Instant::now();
                 match chosen {
                     Ok(chosen) => {
                         self.deliver(chosen);
-                        self.finish_unsampled(&plan);
+                        self.finish_unsampled(plan);
+                        self.scheduler.observe(&plan.work, begun.elapsed());
                     }
-                    Err(error) => self.fail(&plan, self.model_error(error)),
+                    Err(error) => self.fail(plan, self.model_error(error)),
                 }
                 report.times.sample = sampled - forwarded;
                 report.times.deliver = sampled.elapsed();
             }
-            Err(error) => self.fail(&plan, error),
+            Err(error) => self.fail(plan, error),
         }
+        self.batch = batch;
         report.times.schedule = scheduled - begun;
         report.times.forward = forwarded - scheduled;
         self.stats.times.add(&report.times);
@@ -211,6 +222,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let decode_tokens = plan.entries.iter().filter(|entry| entry.is_decode()).count();
         let prefill_tokens = plan.num_tokens() - decode_tokens;
         self.stats.prefill_tokens += prefill_tokens as u64;
+        self.stats.prefill_budget = plan.prefill_budget;
         StepReport {
             step: self.stats.steps,
             sequences: plan.entries.len(),
@@ -261,11 +273,11 @@ impl<M: ForwardPass + 'static> Engine<M> {
         }
     }
 
-    fn deliver(&mut self, chosen: Vec<Chosen>) {
+    fn deliver(&mut self, mut chosen: Vec<Chosen>) {
         let now = Instant::now();
         let rows = chosen.len();
         let mut bad = 0;
-        for chosen in chosen {
+        for chosen in chosen.drain(..) {
             match chosen {
                 Chosen::Token { id, token, logprobs } => self.deliver_token(id, token, logprobs, now),
                 Chosen::Score { id, logprobs } => {
@@ -281,6 +293,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
                 }
             }
         }
+        self.rows.recycle(chosen);
         if bad > 0 {
             self.note_health(Err(EngineError::NotFinite { step: self.stats.steps }));
         } else if rows > 0 {
@@ -324,7 +337,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
 
     /// Ends the sequences that asked for nothing but their prompt's log-probabilities.
     fn finish_unsampled(&mut self, plan: &Plan) {
-        for entry in &plan.entries {
+        for entry in plan.entries.iter().filter(|entry| !entry.samples) {
             let is_done = |sequence: &Sequence| sequence.max_tokens() == 0 && sequence.remaining() == 0;
             if self.scheduler.sequence(entry.id).is_some_and(is_done) {
                 self.deliver_scores(entry.id);

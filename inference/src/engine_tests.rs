@@ -1,7 +1,7 @@
 //! The whole engine over the hashing test model: same tokens whatever happens around a request.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::EngineConfig;
@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::handle::{EngineHandle, TokenStream};
 use crate::request::{FinishReason, GenerateRequest, SamplingParams, TokenEvent, Usage};
-use crate::stats::RequestCounts;
+use crate::stats::{EngineObserver, RequestCounts, StepReport};
 use crate::test_model::{Knobs, TestModel, VOCAB, config, greedy, logits_after};
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -136,6 +136,57 @@ fn eight_clients_with_one_cold_prefix_compute_it_once() {
         assert_eq!(read(stream).unwrap().0, greedy(prompt, 1));
     }
     assert_eq!(knobs.tokens.load(Ordering::SeqCst) - before, 60 + 8 * 5);
+}
+
+/// Most prompt tokens that a step read beside a decode, once a few such steps were measured.
+#[derive(Default)]
+struct BesideDecodes {
+    steps: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl EngineObserver for BesideDecodes {
+    fn on_step(&self, report: &StepReport) {
+        let mixed = report.decode_tokens > 0 && report.prefill_tokens > 0;
+        if mixed && self.steps.fetch_add(1, Ordering::SeqCst) >= 3 {
+            self.most.fetch_max(report.prefill_tokens, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn prefill_beside_a_stream_is_what_the_measured_steps_allow() {
+    // A token takes a millisecond, so about 36 fit into 40 ms; without a bound a step takes all it is given.
+    for (max_itl, range) in [(Some(Duration::from_millis(40)), 16..=48), (None, 120..=127)] {
+        let (model, knobs) = TestModel::new();
+        let seen = Arc::new(BesideDecodes::default());
+        let config = EngineConfig { max_batch_tokens: 128, max_prefill_chunk: 128, max_itl, ..config(800) };
+        knobs.token_micros.store(1000, Ordering::SeqCst);
+        let handle = Engine::start(model, config, Arc::clone(&seen) as Arc<dyn EngineObserver>).unwrap();
+        let mut stream = handle.submit(request(prompt(1, 4), 1000)).unwrap();
+        for _ in 0..20 {
+            assert!(matches!(stream.recv(), Some(TokenEvent::Token { .. })));
+        }
+        let long = handle.submit(request(prompt(2, 1000), 2)).unwrap();
+        assert_eq!(read(long).unwrap().0, greedy(&prompt(2, 1000), 2), "chunks do not change what is said");
+        let most = seen.most.load(Ordering::SeqCst);
+        assert!(range.contains(&most), "{most} tokens beside a stream, bound {max_itl:?}");
+        assert!(handle.stats().prefill_budget <= 127);
+        drop(stream);
+        assert_nothing_leaks(&handle);
+    }
+}
+
+#[test]
+fn a_short_prompt_overtakes_a_long_one() {
+    let (handle, knobs) = start(EngineConfig { max_batch_tokens: 64, max_prefill_chunk: 64, ..config(800) });
+    knobs.token_micros.store(500, Ordering::SeqCst);
+    let long = handle.submit(request(prompt(1, 1000), 2)).unwrap();
+    wait_until("the long one is read", || handle.stats().prefill_tokens > 0);
+    let short = handle.submit(request(prompt(2, 10), 2)).unwrap();
+    assert_eq!(read(short).unwrap().0, greedy(&prompt(2, 10), 2));
+    assert!(handle.stats().prefill_tokens < 600, "the long one is not half read");
+    assert_eq!(read(long).unwrap().0, greedy(&prompt(1, 1000), 2));
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! The rows of a step's logits to tokens and log-probabilities, several rows at a time.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Storage, Tensor};
 use engram_models::ModelError;
 
 use crate::batch::RowUse;
+use crate::peak::peak;
 use crate::request::Logprobs;
-use crate::sampler::{Sampler, SamplerState, is_finite};
+use crate::sampler::{Sampler, SamplerState};
 use crate::scheduler::Scheduler;
-use crate::sequence::SeqId;
+use crate::sequence::{SeqId, SeqMap};
 use crate::session::Session;
 
 /// What a row came to.
@@ -30,46 +30,62 @@ enum Job<'a> {
     Score { id: SeqId, token: u32, alternatives: usize },
 }
 
-/// Samplers with their buffers, lent to whichever worker takes a row. The lock is held to take one out
-/// or put it back.
+/// Samplers with their buffers, lent to whichever worker takes a row; memory is kept from step to step.
 #[derive(Default)]
 pub(crate) struct RowSampler {
+    /// The lock is held to take one out or put it back.
     samplers: Mutex<Vec<Sampler>>,
+    /// A place for each row's result. A lock a row, since safe Rust has no other way for workers to write
+    /// to places of one list; nobody ever waits for it.
+    done: Vec<Mutex<Option<Chosen>>>,
+    chosen: Vec<Chosen>,
 }
 
 impl RowSampler {
     /// Does what `uses` says with each row of `logits`, `[rows, vocab]`; in the order of the rows.
+    /// Give the list back with [`Self::recycle`].
     pub fn choose(
-        &self,
+        &mut self,
         logits: &Tensor,
         uses: &[RowUse],
         scheduler: &Scheduler,
-        sessions: &HashMap<SeqId, Session>,
+        sessions: &SeqMap<Session>,
     ) -> Result<Vec<Chosen>, ModelError> {
         if uses.is_empty() {
-            return Ok(Vec::new());
+            return Ok(std::mem::take(&mut self.chosen));
         }
         let (rows, vocab) = logits.dims2()?;
         if rows != uses.len() || vocab == 0 {
             let text = format!("the model gave logits [{rows}, {vocab}], {} rows were wanted", uses.len());
             return Err(candle_core::Error::Msg(text).into());
         }
-        let jobs: Vec<Option<Job>> = uses.iter().map(|use_| job(use_, scheduler, sessions)).collect();
-        let done: Vec<Mutex<Option<Chosen>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+        if self.done.len() < rows {
+            self.done.resize_with(rows, Mutex::default);
+        }
+        let this = &*self;
         with_values(logits, |values| {
             engram_kernels::pool().run(rows, &|row| {
-                if let Some(job) = &jobs[row] {
-                    let chosen = self.with_sampler(|s| do_job(s, job, &values[row * vocab..(row + 1) * vocab]));
-                    *done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
+                if let Some(job) = job(&uses[row], scheduler, sessions) {
+                    let chosen = this.with_sampler(|s| do_job(s, &job, &values[row * vocab..(row + 1) * vocab]));
+                    *this.done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
                 }
             });
         })?;
-        Ok(done.into_iter().filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+        let mut chosen = std::mem::take(&mut self.chosen);
+        let results = self.done[..rows].iter_mut();
+        chosen.extend(results.filter_map(|slot| slot.get_mut().unwrap_or_else(PoisonError::into_inner).take()));
+        Ok(chosen)
+    }
+
+    /// Takes a list of results back, for the next step to use.
+    pub fn recycle(&mut self, mut chosen: Vec<Chosen>) {
+        chosen.clear();
+        self.chosen = chosen;
     }
 
     /// False if `logits` holds NaN or an infinity.
     pub fn are_finite(&self, logits: &Tensor) -> Result<bool, ModelError> {
-        with_values(logits, is_finite)
+        with_values(logits, |values| peak(values).is_finite)
     }
 
     fn with_sampler<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
@@ -81,7 +97,7 @@ impl RowSampler {
     }
 }
 
-fn job<'a>(use_: &RowUse, scheduler: &Scheduler, sessions: &'a HashMap<SeqId, Session>) -> Option<Job<'a>> {
+fn job<'a>(use_: &RowUse, scheduler: &Scheduler, sessions: &'a SeqMap<Session>) -> Option<Job<'a>> {
     match *use_ {
         RowUse::Sample { id } => {
             let position = scheduler.sequence(id)?.output_len();
@@ -101,7 +117,7 @@ fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
             Ok(sampled) => Chosen::Token { id, token: sampled.id, logprobs: sampled.logprobs },
             Err(_) => Chosen::NotFinite { id },
         },
-        Job::Score { id, .. } if !is_finite(row) => Chosen::NotFinite { id },
+        Job::Score { id, .. } if !peak(row).is_finite => Chosen::NotFinite { id },
         Job::Score { id, token, alternatives } => {
             Chosen::Score { id, logprobs: sampler.logprobs(row, token, alternatives) }
         }

@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::exp::exp_nonpositive;
+use crate::peak::{Peak, peak};
 use crate::request::{GenerateRequest, Logprobs, SamplingParams};
 
 /// What the sampler remembers of one request between its tokens.
@@ -123,26 +124,28 @@ pub struct Sampler {
 impl Sampler {
     /// Chooses the token at output position `position` from `row`, the model's logits `[vocab]`.
     pub fn sample(&mut self, row: &[f32], state: &SamplerState, position: usize) -> Result<Sampled, NotFinite> {
-        if row.is_empty() || !is_finite(row) {
+        let best = peak(row);
+        if row.is_empty() || !best.is_finite {
             return Err(NotFinite);
         }
-        let mut logits = std::mem::take(&mut self.logits);
         let id = if state.changes_logits(position) {
+            let mut logits = std::mem::take(&mut self.logits);
             logits.clear();
             logits.extend_from_slice(row);
             state.change(&mut logits, position);
-            self.choose(&logits, state, position)
+            let id = self.choose(&logits, peak(&logits), state, position);
+            self.logits = logits;
+            id
         } else {
-            self.choose(row, state, position)
+            self.choose(row, best, state, position)
         };
-        self.logits = logits;
         let logprobs = state.params.logprobs.map(|alternatives| self.logprobs(row, id, alternatives));
         Ok(Sampled { id, logprobs })
     }
 
     /// Log-probability of `id` under the logits `row`, and the `alternatives` most likely tokens.
     pub fn logprobs(&mut self, row: &[f32], id: u32, alternatives: usize) -> Logprobs {
-        let max = max(row);
+        let max = peak(row).max;
         self.weights.clear();
         self.weights.extend(row.iter().map(|logit| exp_nonpositive(logit - max)));
         let total = sum(&self.weights);
@@ -153,16 +156,17 @@ impl Sampler {
         Logprobs { logprob: row.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logprob(*logit)), top }
     }
 
-    fn choose(&mut self, logits: &[f32], state: &SamplerState, position: usize) -> u32 {
+    /// Chooses from `logits`, whose peak is known.
+    fn choose(&mut self, logits: &[f32], peak: Peak, state: &SamplerState, position: usize) -> u32 {
         let params = &state.params;
-        let best = max(logits);
+        let best = peak.max;
         if best == f32::NEG_INFINITY {
             return 0; // every token is a stop id and masked: nothing can be chosen rightly
         }
         // A temperature so low that logits overflow when divided by it is greedy in all but name.
         let inverse = 1.0 / params.temperature;
         if params.temperature == 0.0 || params.top_k == Some(1) || !inverse.is_finite() {
-            return logits.iter().position(|logit| *logit == best).unwrap_or(0) as u32;
+            return peak.index as u32;
         }
         let uniform = uniform(state.seed, position as u64);
         match params.top_k.filter(|k| *k < logits.len()) {
@@ -320,15 +324,6 @@ fn key_id(key: u64) -> u32 {
     !(key as u32)
 }
 
-fn max(row: &[f32]) -> f32 {
-    lanes(row, f32::NEG_INFINITY, |best, x| if x > best { x } else { best })
-}
-
-pub(crate) fn is_finite(row: &[f32]) -> bool {
-    // x * 0 is 0 for every finite x and NaN otherwise, and NaN survives addition.
-    lanes(row, 0.0, |sum, x| sum + x * 0.0) == 0.0
-}
-
 fn sum(weights: &[f32]) -> f64 {
     let mut acc = [0.0f64; 8];
     let chunks = weights.chunks_exact(8);
@@ -339,19 +334,6 @@ fn sum(weights: &[f32]) -> f64 {
         }
     }
     acc.iter().sum::<f64>() + rest.iter().map(|weight| f64::from(*weight)).sum::<f64>()
-}
-
-/// Folds with sixteen independent accumulators, so that the compiler may use vectors.
-fn lanes(row: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut acc = [start; 16];
-    let chunks = row.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (acc, x) in acc.iter_mut().zip(chunk) {
-            *acc = fold(*acc, *x);
-        }
-    }
-    acc.iter().chain(rest).fold(start, |a, x| fold(a, *x))
 }
 
 #[cfg(test)]

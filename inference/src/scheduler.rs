@@ -12,17 +12,20 @@
 //!    it gives its blocks back, keeps its tokens, and reads prompt and output again later.
 //! 4. *Prefill* with what is left of the budget: a quarter goes to the oldest, so that a long prompt
 //!    always advances; the rest to whoever has least left, so that a short one is not stuck behind it.
+//!    A step that gives anybody a token keeps `max_itl`: prefill gets the time that [`Pace`] says is left
+//!    beside the decodes. A step that gives nobody one is as long as the budget allows.
 //!
-//! Pure: no clock (it is handed `now`), no channel, no tokenizer, no tensor.
+//! Pure: no clock (it is handed `now`, and how long steps took), no channel, no tokenizer, no tensor.
 //! Chunked prefill: <https://arxiv.org/abs/2308.16369>, continuous batching: Orca, OSDI 2022.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block_manager::{BlockCounts, BlockHash, BlockManager, BlockTable};
 use crate::config::EngineConfig;
-use crate::sequence::{SeqId, Sequence};
+use crate::pace::{Allowance, Pace, StepWork};
+use crate::sequence::{SeqId, SeqMap, Sequence};
 
 /// Most logit rows of a step that score prompts: one row of a 150,000-token vocabulary is 600 kB.
 const MAX_SCORING_ROWS: usize = 64;
@@ -76,6 +79,10 @@ pub struct Plan {
     pub preempted: Vec<SeqId>,
     /// Who is over.
     pub expired: Vec<Expired>,
+    /// What all entries together have to do.
+    pub work: StepWork,
+    /// Tokens of a fresh prompt that the step had room for.
+    pub prefill_budget: usize,
 }
 
 impl Plan {
@@ -83,18 +90,50 @@ impl Plan {
     pub fn num_tokens(&self) -> usize {
         self.entries.iter().map(|entry| entry.len).sum()
     }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+        self.expired.clear();
+        self.work = StepWork::default();
+        self.prefill_budget = 0;
+    }
 }
+
+/// What is left of a step for prefill.
+struct Room {
+    tokens: usize,
+    /// Rows of logits that score prompts.
+    scoring: usize,
+    time: Allowance,
+}
+
+impl Room {
+    fn fits(&self, start: usize) -> usize {
+        self.time.fits(start).min(self.tokens)
+    }
+}
+
+/// Order of service: highest rank first; decodes then by arrival, prefills by what is left of them.
+type Place = (Reverse<i64>, usize, SeqId);
 
 /// Waiting and running sequences and their blocks.
 #[derive(Debug)]
 pub struct Scheduler {
     config: EngineConfig,
+    pace: Pace,
     blocks: BlockManager,
-    sequences: HashMap<SeqId, Sequence>,
+    sequences: SeqMap<Sequence>,
     waiting: Vec<SeqId>,
     running: Vec<SeqId>,
+    /// No deadline is before this; `None`: there is none.
+    next_deadline: Option<Instant>,
     /// Blocks that running prefills will have computed, and whose prefill it is.
     in_flight: HashMap<BlockHash, SeqId>,
+    /// Buffers of the last step, for the next.
+    order: Vec<Place>,
+    spare: Plan,
 }
 
 impl Scheduler {
@@ -102,12 +141,16 @@ impl Scheduler {
     pub fn new(config: EngineConfig, num_blocks: usize) -> Self {
         let blocks = BlockManager::new(num_blocks, config.block_size, config.prefix_cache);
         Self {
+            pace: Pace::new(config.max_itl),
             config,
             blocks,
-            sequences: HashMap::new(),
+            sequences: SeqMap::default(),
             waiting: Vec::new(),
             running: Vec::new(),
+            next_deadline: None,
             in_flight: HashMap::new(),
+            order: Vec::new(),
+            spare: Plan::default(),
         }
     }
 
@@ -120,18 +163,32 @@ impl Scheduler {
         if self.config.prefix_cache {
             sequence.hash_blocks();
         }
+        if let Some(deadline) = sequence.deadline() {
+            self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
+        }
         self.waiting.push(sequence.id());
         self.sequences.insert(sequence.id(), sequence);
     }
 
     /// Decides the next step. Not empty as long as any sequence is left after it.
     pub fn schedule(&mut self, now: Instant) -> Plan {
-        let mut plan = Plan::default();
+        let mut plan = std::mem::take(&mut self.spare);
         self.expire(now, &mut plan);
         self.admit(now, &mut plan);
         self.plan_decodes(&mut plan);
         self.plan_prefills(&mut plan);
         plan
+    }
+
+    /// Takes a plan back once it is carried out, so that the next needs no memory of its own.
+    pub fn recycle(&mut self, mut plan: Plan) {
+        plan.clear();
+        self.spare = plan;
+    }
+
+    /// Tells how long a step of `work` took, from its schedule to its last token sent.
+    pub fn observe(&mut self, work: &StepWork, elapsed: Duration) {
+        self.pace.observe(work, elapsed);
     }
 
     /// Tells that the KV of the plan's tokens is written: full blocks can be shared from now on.
@@ -208,6 +265,9 @@ impl Scheduler {
     }
 
     fn expire(&mut self, now: Instant, plan: &mut Plan) {
+        if self.next_deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
         let over: Vec<SeqId> =
             self.sequences.values().filter(|sequence| sequence.is_expired(now)).map(Sequence::id).collect();
         for id in over {
@@ -216,6 +276,7 @@ impl Scheduler {
                 plan.expired.push(Expired { sequence, in_queue });
             }
         }
+        self.next_deadline = self.sequences.values().filter_map(Sequence::deadline).min();
     }
 
     fn admit(&mut self, now: Instant, plan: &mut Plan) {
@@ -352,22 +413,36 @@ impl Scheduler {
         sequence.computed = 0;
     }
 
+    /// Those who run and have as much left as `wanted` says, in order of service.
+    fn in_order(&mut self, wanted: impl Fn(usize) -> bool) -> Vec<Place> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        for id in &self.running {
+            if let Some(sequence) = self.sequences.get(id)
+                && wanted(sequence.remaining())
+            {
+                order.push((Reverse(sequence.rank), sequence.remaining(), *id));
+            }
+        }
+        order.sort_unstable();
+        order
+    }
+
     fn plan_decodes(&mut self, plan: &mut Plan) {
-        let mut decodes: Vec<SeqId> = self.running.clone();
-        decodes.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() == 1));
-        decodes.sort_by_key(|id| (Reverse(self.rank(*id)), *id));
-        for id in decodes {
+        let decodes = self.in_order(|remaining| remaining == 1);
+        for &(_, _, id) in &decodes {
             // The victim is never planned already: it is the worst, and the better ones come first.
-            while self.running.contains(&id) && !self.grow(id) {
+            while !plan.preempted.contains(&id) && !self.grow(id) {
                 match self.worst(&self.running) {
                     Some(victim) => self.preempt(victim, plan),
                     None => break,
                 }
             }
-            if self.running.contains(&id) {
+            if !plan.preempted.contains(&id) {
                 self.plan_tokens(id, 1, plan);
             }
         }
+        self.order = decodes;
     }
 
     fn grow(&mut self, id: SeqId) -> bool {
@@ -379,54 +454,63 @@ impl Scheduler {
     }
 
     fn plan_prefills(&mut self, plan: &mut Plan) {
-        let mut budget = self.config.max_batch_tokens - plan.num_tokens();
-        let mut scoring = MAX_SCORING_ROWS;
-        let mut prefills: Vec<SeqId> = self.running.clone();
-        prefills.retain(|id| self.sequences.get(id).is_some_and(|sequence| sequence.remaining() > 1));
-        prefills.sort_by_key(|id| (Reverse(self.rank(*id)), self.remaining(*id), *id));
-        let Some(oldest) = prefills.iter().copied().min() else {
-            return;
-        };
-
-        let mut share = self.chunk(oldest, budget.div_ceil(4), &mut scoring);
-        budget -= share;
-        for id in prefills {
-            let already = if id == oldest { std::mem::take(&mut share) } else { 0 };
-            let more = self.chunk_after(id, already, budget, &mut scoring);
-            budget -= more;
-            if already + more > 0 {
-                self.plan_tokens(id, already + more, plan);
+        let prefills = self.in_order(|remaining| remaining > 1);
+        let tokens = self.config.max_batch_tokens - plan.num_tokens();
+        let time = self.time_for_prefill(&prefills, tokens, &plan.work);
+        let mut room = Room { tokens, scoring: MAX_SCORING_ROWS, time };
+        plan.prefill_budget = room.fits(0);
+        let oldest = prefills.iter().map(|(_, _, id)| *id).min();
+        let mut share = oldest.map_or(0, |oldest| self.take_chunk(oldest, 0, 4, &mut room));
+        for &(_, _, id) in &prefills {
+            let already = if Some(id) == oldest { std::mem::take(&mut share) } else { 0 };
+            let len = already + self.take_chunk(id, already, 1, &mut room);
+            if len > 0 {
+                self.plan_tokens(id, len, plan);
             }
+        }
+        self.order = prefills;
+    }
+
+    /// How long the step's prefill may take. Nobody waits for a step that gives no token: it is bounded by
+    /// `tokens` alone. Where a prompt ends in this step, its first token waits for no other prompt.
+    fn time_for_prefill(&self, prefills: &[Place], tokens: usize, decodes: &StepWork) -> Allowance {
+        if decodes.decodes > 0 {
+            return self.pace.beside(decodes);
+        }
+        match prefills.first().and_then(|(_, _, id)| self.sequences.get(id)) {
+            Some(next) if next.remaining() <= tokens => self.pace.to_finish(next.computed, next.remaining()),
+            _ => self.pace.unbounded(),
         }
     }
 
-    fn remaining(&self, id: SeqId) -> usize {
-        self.sequences.get(&id).map_or(0, Sequence::remaining)
-    }
-
-    fn chunk(&self, id: SeqId, budget: usize, scoring: &mut usize) -> usize {
-        self.chunk_after(id, 0, budget, scoring)
-    }
-
-    /// How many tokens of a prompt fit into `budget` after the `already` granted ones. Positions that
-    /// score the prompt cost logit rows, of which a step has `scoring`.
-    fn chunk_after(&self, id: SeqId, already: usize, budget: usize, scoring: &mut usize) -> usize {
+    /// Takes one `part`-th of the room for a prompt, or what it has left after the `already` granted tokens.
+    /// Positions that score the prompt cost logit rows, of which a step has few.
+    fn take_chunk(&self, id: SeqId, already: usize, part: usize, room: &mut Room) -> usize {
         let Some(sequence) = self.sequences.get(&id) else {
             return 0;
         };
-        let wanted = (sequence.remaining() - already).min(self.config.max_prefill_chunk.saturating_sub(already));
         let start = sequence.computed + already;
-        let rows = sequence.scoring(start, wanted.min(budget));
+        let wanted = (sequence.remaining() - already).min(self.config.max_prefill_chunk.saturating_sub(already));
+        let wanted = wanted.min(room.fits(start).div_ceil(part));
+        let rows = sequence.scoring(start, wanted);
         // Past the last row that the step has left, not even a token without a row: order is kept.
-        let len = if rows.len() > *scoring { rows.start + *scoring - start } else { wanted.min(budget) };
-        *scoring -= rows.len().min(*scoring);
+        let len = if rows.len() > room.scoring { rows.start + room.scoring - start } else { wanted };
+        room.scoring -= rows.len().min(room.scoring);
+        room.tokens -= len;
+        room.time.spend(start, len);
         len
     }
 
     fn plan_tokens(&self, id: SeqId, len: usize, plan: &mut Plan) {
         if let Some(sequence) = self.sequences.get(&id) {
+            let start = sequence.computed;
             let samples = len == sequence.remaining() && sequence.max_tokens() > 0;
-            plan.entries.push(Scheduled { id, start: sequence.computed, len, samples });
+            plan.entries.push(Scheduled { id, start, len, samples });
+            if sequence.remaining() == 1 {
+                plan.work.add_decode(start + 1);
+            } else {
+                plan.work.add_prefill(start, len);
+            }
         }
     }
 

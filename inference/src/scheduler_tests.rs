@@ -11,11 +11,33 @@ struct Bench {
     scheduler: Scheduler,
     now: Instant,
     next: u64,
+    machine: Option<Machine>,
+}
+
+/// Microseconds that a step takes: fixed, a decode, a prompt token, a pair.
+type Machine = [f64; 4];
+
+/// Half a billion parameters on two cores.
+const TWO_CORES: Machine = [22_000.0, 3_500.0, 3_600.0, 0.9];
+
+fn time(machine: Machine, work: &StepWork) -> Duration {
+    let [fixed, decode, token, pair] = machine;
+    let micros = fixed + decode * work.decodes as f64 + token * work.prefill as f64 + pair * work.pairs as f64;
+    Duration::from_secs_f64(micros * 1e-6)
 }
 
 impl Bench {
     fn new(config: EngineConfig, blocks: usize) -> Self {
-        Self { scheduler: Scheduler::new(config, blocks), now: Instant::now(), next: 0 }
+        Self { scheduler: Scheduler::new(config, blocks), now: Instant::now(), next: 0, machine: None }
+    }
+
+    /// On a machine whose steps take time, of which the scheduler knows one decode, as in the engine.
+    fn on(machine: Machine, max_itl: Option<Duration>) -> Self {
+        let config = EngineConfig { max_itl, ..EngineConfig::default() };
+        let mut bench = Self { machine: Some(machine), ..Self::new(config, 4096) };
+        let probe = StepWork { decodes: 1, prefill: 0, pairs: 1 };
+        bench.scheduler.observe(&probe, time(machine, &probe) * 2); // the first pass is a cold one
+        bench
     }
 
     fn add(&mut self, request: &GenerateRequest) -> SeqId {
@@ -31,9 +53,18 @@ impl Bench {
 
     /// One step; returns what was planned and who finished.
     fn step(&mut self) -> (Plan, Vec<SeqId>) {
-        self.now += Duration::from_millis(1);
         let plan = self.scheduler.schedule(self.now);
         self.scheduler.check();
+        let took = self.machine.map_or(Duration::from_millis(1), |machine| time(machine, &plan.work));
+        self.now += took;
+        if self.machine.is_some() {
+            self.scheduler.observe(&plan.work, took);
+        }
+        let sequences = &self.scheduler.sequences;
+        let reads = |id: &&SeqId| sequences[*id].remaining() > 1;
+        if let Some(oldest) = self.scheduler.running.iter().filter(reads).min() {
+            assert!(plan.entries.iter().any(|entry| entry.id == *oldest), "the oldest prompt does not advance");
+        }
         let limit = self.scheduler.config.max_batch_tokens;
         assert!(plan.num_tokens() <= limit, "{} tokens in a step of {limit}", plan.num_tokens());
         assert!(self.scheduler.is_idle() || !plan.entries.is_empty(), "work is left and nothing is done");
@@ -90,6 +121,101 @@ fn decodes_come_first_and_prefills_share_the_rest() {
     assert_eq!(lens, [(runs, 1), (short, 6), (long, 9)]);
     let (plan, _) = bench.step();
     assert_eq!(plan.entries.iter().filter(|e| e.samples).count(), 2, "the short prompt decodes already");
+}
+
+/// Steps until `id` has its first token; the tokens it was given a step.
+fn until_first_token(bench: &mut Bench, id: SeqId) -> Vec<usize> {
+    let mut chunks = Vec::new();
+    while bench.scheduler.sequence(id).is_some_and(|sequence| sequence.output_len() == 0) {
+        let plan = bench.step().0;
+        chunks.push(plan.entries.iter().find(|entry| entry.id == id).map_or(0, |entry| entry.len));
+    }
+    chunks
+}
+
+#[test]
+fn streams_keep_their_bound_while_prompts_are_read() {
+    let bound = Duration::from_millis(200);
+    let read = |max_itl: Option<Duration>| {
+        let mut bench = Bench::on(TWO_CORES, max_itl);
+        for stream in 0..4 {
+            let id = bench.submit(prompt(10 + stream, 20), 100_000);
+            until_first_token(&mut bench, id);
+        }
+        for long in 0..3 {
+            bench.submit(prompt(20 + long, 2000), 1);
+        }
+        let (begun, mut gaps, mut read) = (bench.now, Vec::new(), 0);
+        while read < 6000 {
+            let before = bench.now;
+            read += bench.step().0.work.prefill;
+            gaps.push(bench.now - before);
+        }
+        (gaps, read as f64 / (bench.now - begun).as_secs_f64())
+    };
+    let (gaps, bounded_rate) = read(Some(bound));
+    for (step, gap) in gaps.iter().enumerate() {
+        assert!(*gap <= bound || (step < 5 && *gap <= bound * 2), "step {step}: {gap:?}");
+    }
+    let (gaps, rate) = read(None);
+    assert!(gaps[0] > bound * 5, "without a bound a step is as long as it gets: {:?}", gaps[0]);
+    assert!(bounded_rate >= rate * 0.6, "{bounded_rate:.0} prompt tokens/s with a bound, {rate:.0} without");
+}
+
+#[test]
+fn a_bound_too_tight_leaves_most_of_the_throughput() {
+    let mut bench = Bench::on(TWO_CORES, Some(Duration::from_millis(1)));
+    let stream = bench.submit(prompt(1, 10), 100_000);
+    until_first_token(&mut bench, stream);
+    let long = bench.submit(prompt(2, 2000), 1);
+    let begun = bench.now;
+    let steps = until_first_token(&mut bench, long).len();
+    let rate = (2000 + steps) as f64 / (bench.now - begun).as_secs_f64();
+    assert!(rate >= 0.5 * 1e6 / TWO_CORES[2], "{rate:.0} tokens/s");
+}
+
+#[test]
+fn a_prompt_alone_is_read_with_the_whole_budget() {
+    let mut bench = Bench::on(TWO_CORES, Some(Duration::from_millis(50)));
+    let long = bench.submit(prompt(1, 1300), 1);
+    assert_eq!(until_first_token(&mut bench, long), [512, 512, 276]);
+}
+
+#[test]
+fn a_short_prompt_waits_for_a_step_not_for_a_long_prompt() {
+    for streams in [0, 4] {
+        let mut bench = Bench::on(TWO_CORES, Some(Duration::from_millis(200)));
+        for stream in 0..streams {
+            let id = bench.submit(prompt(10 + stream, 20), 100_000);
+            until_first_token(&mut bench, id);
+        }
+        let long = bench.submit(prompt(1, 6000), 4);
+        for _ in 0..3 {
+            bench.step();
+        }
+        let (short, arrived) = (bench.submit(prompt(2, 40), 4), bench.now);
+        let steps = until_first_token(&mut bench, short).len();
+        let waited = bench.now - arrived;
+        assert!(steps <= 2 && waited <= Duration::from_millis(450), "{steps} steps, {waited:?}");
+        assert!(bench.scheduler.sequence(long).is_some_and(|long| long.remaining() > 3000));
+    }
+}
+
+#[test]
+fn who_arrives_together_is_answered_one_after_another() {
+    for len in [60, 200, 600] {
+        let mut bench = Bench::on(TWO_CORES, Some(Duration::from_millis(200)));
+        let begun = bench.now;
+        let ids: Vec<SeqId> = (0..8).map(|client| bench.submit(prompt(1 + client, len), 40)).collect();
+        let mut waited = Vec::new();
+        for id in ids {
+            until_first_token(&mut bench, id);
+            waited.push((bench.now - begun).as_secs_f64());
+        }
+        let mean = waited.iter().sum::<f64>() / 8.0;
+        assert!(waited[0] <= 0.3 * waited[7], "{len} tokens: the first waits {waited:?}");
+        assert!(mean <= 0.75 * waited[7], "{len} tokens: {waited:?}");
+    }
 }
 
 #[test]
@@ -239,9 +365,12 @@ proptest! {
         requests in prop::collection::vec((0u32..4, 1usize..40, 1usize..8, -2i32..3, 0usize..6), 1..40),
         aborts in prop::collection::vec((0usize..60, 0u64..40), 0..6),
         prefix_cache in any::<bool>(),
+        machine in prop::option::of([1.0f64..1e5, 1.0..1e4, 1.0..1e4, 0.0..100.0]),
+        max_itl in prop::option::of(1u64..200),
     ) {
-        let config = EngineConfig { prefix_cache, max_num_seqs: 5, ..config(blocks) };
-        let mut bench = Bench::new(config, blocks);
+        let max_itl = max_itl.map(Duration::from_millis);
+        let config = EngineConfig { prefix_cache, max_itl, max_num_seqs: 5, max_batch_tokens: 40, ..config(blocks) };
+        let mut bench = Bench { machine, ..Bench::new(config, blocks) };
         let mut done = std::collections::HashSet::new();
         let mut step = 0;
         let abort = |bench: &mut Bench, step: usize, done: &mut std::collections::HashSet<SeqId>| {

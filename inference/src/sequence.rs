@@ -1,14 +1,42 @@
 //! One generation in flight, as the scheduler sees it: tokens, blocks, how far it is.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::block_manager::{BlockHash, BlockTable, HashChain};
 use crate::request::GenerateRequest;
 
+/// Room for so many tokens of output is made at once; past it the list of tokens grows as it needs.
+const MOST_RESERVED: usize = 4096;
+
 /// Names a sequence for the life of its engine; a later arrival has the larger number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeqId(pub u64);
+
+/// A map by [`SeqId`]. Ids are our own, counted up: nobody can choose them to collide, so they need no keyed hash.
+pub(crate) type SeqMap<T> = HashMap<SeqId, T, BuildHasherDefault<SeqHasher>>;
+
+/// Spreads a counter over all bits by a multiplication (Fibonacci hashing).
+#[derive(Debug, Default)]
+pub(crate) struct SeqHasher(u64);
+
+impl Hasher for SeqHasher {
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Prompt and output of one request, and how much of it has its KV in the cache.
 ///
@@ -38,9 +66,11 @@ pub struct Sequence {
 impl Sequence {
     /// A waiting sequence of `request`, arrived at `now`.
     pub fn new(id: SeqId, request: &GenerateRequest, block_size: usize, now: Instant) -> Self {
+        let mut tokens = Vec::with_capacity(request.prompt.len() + request.max_tokens.min(MOST_RESERVED));
+        tokens.extend_from_slice(&request.prompt);
         Self {
             id,
-            tokens: request.prompt.clone(),
+            tokens,
             prompt_len: request.prompt.len(),
             max_tokens: request.max_tokens,
             priority: request.priority,
@@ -104,6 +134,11 @@ impl Sequence {
     /// Priority as asked for.
     pub fn priority(&self) -> i32 {
         self.priority
+    }
+
+    /// When its time is over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// True if its time is over.

@@ -129,6 +129,9 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Sequences running.
     pub running: usize,
+    /// Tokens of a fresh prompt that the last step had room for: what fits into `max_itl` beside its
+    /// decodes, or what `max_batch_tokens` left where nobody waits for a token.
+    pub prefill_budget: usize,
     /// Blocks of the KV cache by state.
     pub blocks: BlockCounts,
 }

@@ -23,6 +23,8 @@ pub(crate) struct Knobs {
     pub nan_next: AtomicBool,
     pub fail_next: AtomicBool,
     pub delay_micros: AtomicU64,
+    /// What each token of a pass adds to the delay.
+    pub token_micros: AtomicU64,
     pub passes: AtomicUsize,
     pub tokens: AtomicUsize,
 }
@@ -80,7 +82,9 @@ impl ForwardPass for TestModel {
     fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError> {
         self.knobs.passes.fetch_add(1, Ordering::SeqCst);
         self.knobs.tokens.fetch_add(batch.num_tokens(), Ordering::SeqCst);
-        std::thread::sleep(Duration::from_micros(self.knobs.delay_micros.load(Ordering::SeqCst)));
+        let token_micros = self.knobs.token_micros.load(Ordering::SeqCst);
+        let micros = self.knobs.delay_micros.load(Ordering::SeqCst) + token_micros * batch.num_tokens() as u64;
+        std::thread::sleep(Duration::from_micros(micros));
         assert!(!self.knobs.panic_next.swap(false, Ordering::SeqCst), "the model was told to panic");
         if self.knobs.fail_next.swap(false, Ordering::SeqCst) {
             return Err(ModelError::Tensor(candle_core::Error::Msg("told to fail".into())));

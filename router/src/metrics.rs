@@ -51,6 +51,7 @@ struct EngineMetrics {
     phase_seconds: CounterVec,
     waiting: IntGaugeVec,
     running: IntGaugeVec,
+    prefill_budget: IntGaugeVec,
     kv_blocks: IntGaugeVec,
     kv_bytes: IntGaugeVec,
     healthy_age: GaugeVec,
@@ -130,6 +131,11 @@ impl EngineMetrics {
             )?,
             waiting: build.gauge("engram_queue_waiting", "Sequences waiting to run.", model)?,
             running: build.gauge("engram_sequences_running", "Sequences running.", model)?,
+            prefill_budget: build.gauge(
+                "engram_prefill_budget_tokens",
+                "Prompt tokens that the last step had room for: what fits into max_itl_ms beside running streams.",
+                model,
+            )?,
             kv_blocks: build.gauge("engram_kv_blocks", "KV blocks by state: used, cached, free.", &["model", "state"])?,
             kv_bytes: build.gauge("engram_kv_bytes", "Size of the KV cache.", model)?,
             healthy_age,
@@ -257,6 +263,7 @@ impl EngineMetrics {
         // `queued` counts submissions that the engine's thread has not looked at yet too.
         self.waiting.with_label_values(&[model]).set(stats.queued.max(stats.waiting) as i64);
         self.running.with_label_values(&[model]).set(stats.running as i64);
+        self.prefill_budget.with_label_values(&[model]).set(stats.prefill_budget as i64);
         let age = report.healthy_age.map_or(f64::INFINITY, |age| age.as_secs_f64());
         self.healthy_age.with_label_values(&[model]).set(age);
     }
@@ -309,7 +316,7 @@ mod tests {
     fn report(generated_tokens: u64) -> EngineReport {
         EngineReport {
             model: "m".into(),
-            stats: EngineStats { generated_tokens, running: 3, ..EngineStats::default() },
+            stats: EngineStats { generated_tokens, running: 3, prefill_budget: 48, ..EngineStats::default() },
             capacity: Capacity {
                 geometry: Geometry { layers: 1, kv_heads: 1, head_dim: 8, vocab_size: 10, max_len: 16 },
                 max_len: 16,
@@ -332,6 +339,7 @@ mod tests {
         let text = metrics.render(&[report(12)]).expect("text");
         assert_eq!(line(&text, "engram_generated_tokens_total{"), "engram_generated_tokens_total{model=\"m\"} 12");
         assert_eq!(line(&text, "engram_sequences_running{"), "engram_sequences_running{model=\"m\"} 3");
+        assert_eq!(line(&text, "engram_prefill_budget_tokens{"), "engram_prefill_budget_tokens{model=\"m\"} 48");
         assert!(!line(&text, "process_resident_memory_bytes ").is_empty());
     }
 

@@ -111,6 +111,9 @@ pub struct EngineArgs {
     /// Tokens of one step [default: 512]
     #[arg(long, value_name = "N")]
     pub max_batch_tokens: Option<String>,
+    /// Longest gap, in ms, that prompts being read put between two tokens of a stream; 0: no limit [default: 200]
+    #[arg(long, value_name = "MS")]
+    pub max_itl_ms: Option<String>,
     /// Tokens of a KV block, a power of two [default: 16]
     #[arg(long, value_name = "N")]
     pub block_size: Option<String>,
@@ -137,6 +140,7 @@ impl EngineArgs {
         flags.value("engine.kv_dtype", "--kv-dtype", self.kv_dtype.as_ref());
         flags.value("engine.max_num_seqs", "--max-num-seqs", self.max_num_seqs.as_ref());
         flags.value("engine.max_batch_tokens", "--max-batch-tokens", self.max_batch_tokens.as_ref());
+        flags.value("engine.max_itl_ms", "--max-itl-ms", self.max_itl_ms.as_ref());
         flags.value("engine.block_size", "--block-size", self.block_size.as_ref());
         flags.value("engine.queue_limit", "--queue-limit", self.queue_limit.as_ref());
         flags.value("engine.max_model_len", "--max-model-len", self.max_model_len.as_ref());

@@ -71,10 +71,10 @@ fn every_flag_of_serve_sets_a_key_that_exists() {
     let flags = serve_flags(
         "engram serve --host h --port 1 --data-dir d --api-keys-file f --insecure-no-auth --cors-origins o \
          --request-timeout 1 --drain-deadline 1 --model m --device cpu --kv-memory 1GiB --kv-dtype f32 \
-         --max-num-seqs 1 --max-batch-tokens 1 --block-size 16 --queue-limit 1 --max-model-len 64 \
+         --max-num-seqs 1 --max-batch-tokens 1 --max-itl-ms 50 --block-size 16 --queue-limit 1 --max-model-len 64 \
          --no-prefix-cache --threads 1 --home h --offline --revision r --log-level info --log-format json",
     );
-    assert_eq!(flags.0.len(), 24);
+    assert_eq!(flags.0.len(), 25);
     for flag in &flags.0 {
         let key = crate::config::keys::find(flag.key).unwrap_or_else(|| panic!("{}", flag.key));
         let from = Origin::Flag(flag.flag);

@@ -125,6 +125,12 @@ pub static KEYS: &[Key] = &[
     aliased("model.device", "ENGRAM_DEVICE", Kind::Device, "auto", "auto, cpu or cuda:N"),
     key("engine.max_num_seqs", Kind::Count { min: 1, max: 4096 }, "64", "sequences that run at once"),
     key("engine.max_batch_tokens", Kind::Count { min: 1, max: 65536 }, "512", "tokens of one step"),
+    key(
+        "engine.max_itl_ms",
+        Kind::Count { min: 0, max: 60_000 },
+        "200",
+        "longest gap, in ms, that prompts being read put between two tokens of a stream; 0: no limit",
+    ),
     key("engine.block_size", Kind::PowerOfTwo { min: 8, max: 256 }, "16", "tokens of a KV block"),
     key("engine.kv_memory", Kind::Size { min: 1 << 20, max: 1 << 44 }, "1GiB", "budget of the KV cache"),
     key("engine.kv_dtype", Kind::Choice(&["f16", "f32"]), "f16", "what the KV cache holds"),

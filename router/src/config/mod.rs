@@ -78,6 +78,8 @@ pub struct EngineSettings {
     pub max_num_seqs: usize,
     /// Tokens of one step.
     pub max_batch_tokens: usize,
+    /// Gap between two tokens of a stream that prompts being read may make; `None`: any.
+    pub max_itl: Option<Duration>,
     /// Tokens of a KV block.
     pub block_size: usize,
     /// Budget of the KV cache, bytes.
@@ -278,6 +280,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
         engine: EngineSettings {
             max_num_seqs: get.number("engine.max_num_seqs") as usize,
             max_batch_tokens: get.number("engine.max_batch_tokens") as usize,
+            max_itl: Some(get.number("engine.max_itl_ms")).filter(|ms| *ms > 0).map(Duration::from_millis),
             block_size: get.number("engine.block_size") as usize,
             kv_memory: get.number("engine.kv_memory"),
             kv_f32: get.text("engine.kv_dtype") == "f32",

@@ -71,6 +71,8 @@ fn broken_files_are_told_with_key_place_and_cure() {
         ("[engine]\nmax_num_seqs = 0", &["0 is not a whole number from 1 to 4096"]),
         ("[engine]\nkv_dtype = \"fp8\"", &["\"fp8\" is not one of f16, f32"]),
         ("[engine]\nmax_batch_tokens = 8", &["8 is less than `engine.max_num_seqs` (64)"]),
+        ("[engine]\nmax_itl_ms = 60001", &["60001 is not a whole number from 0 to 60000"]),
+        ("[engine]\nmax_itl_ms = \"soon\"", &["`engine.max_itl_ms`: \"soon\" is not a whole number"]),
         ("[log]\nlevel = \"verbose\"", &["\"verbose\" is not a log level"]),
         ("[log]\nformat = \"xml\"", &["\"xml\" is not one of text, json"]),
         ("[models]\nhome = \"a\\u0000b\"", &["`models.home`", "NUL"]),
@@ -209,6 +211,8 @@ fn environment_variables() {
     assert_eq!(config(&[("XDG_DATA_HOME", "relative")]).models.home, Path::new("/home/ada/.local/share/engram"));
     assert_eq!(config(&[("ENGRAM_API_KEYS", "one-key-0001, two-key-0002")]).server.api_keys.len(), 2);
     assert_eq!(config(&[("ENGRAM_THREADS", "auto")]).engine.threads, None);
+    assert_eq!(config(&[("ENGRAM_ENGINE_MAX_ITL_MS", "50")]).engine.max_itl, Some(Duration::from_millis(50)));
+    assert_eq!(config(&[("ENGRAM_ENGINE_MAX_ITL_MS", "0")]).engine.max_itl, None);
     assert!(config(&[("ENGRAM_OFFLINE", "1")]).models.offline);
     assert_eq!(config(&[("ENGRAM_SERVER_PORT", "")]).server.port, 8080);
     // What Kubernetes puts into every pod of a service called engram or engram-server.
@@ -292,6 +296,7 @@ fn the_table_is_sound() {
     assert_eq!(defaults.model.device, Device::Auto);
     assert_eq!(defaults.engine.max_num_seqs, 64);
     assert_eq!(defaults.engine.max_batch_tokens, 512);
+    assert_eq!(defaults.engine.max_itl, Some(Duration::from_millis(200)));
     assert_eq!(defaults.engine.block_size, 16);
     assert_eq!(defaults.engine.kv_memory, 1 << 30);
     assert!(!defaults.engine.kv_f32 && defaults.engine.prefix_cache);

@@ -118,6 +118,7 @@ pub fn engine_config(config: &Config) -> EngineConfig {
         max_num_seqs: engine.max_num_seqs,
         max_batch_tokens: engine.max_batch_tokens,
         max_prefill_chunk: engine.max_batch_tokens,
+        max_itl: engine.max_itl,
         block_size: engine.block_size,
         kv_bytes: usize::try_from(engine.kv_memory).unwrap_or(usize::MAX),
         kv_dtype: if engine.kv_f32 { candle_core::DType::F32 } else { candle_core::DType::F16 },
