@@ -55,7 +55,8 @@ for model in "${models[@]}"; do
   if [ "$with_llama" = yes ]; then
     version=$("$python" -c 'import llama_cpp; print(llama_cpp.__version__)')
     "$python" "$here/llama_logits.py" "$file" "$out/$name.ids" "$chunk" "$limit" \
-      | "${compare[@]}" --peer - --peer-name "llama.cpp (llama-cpp-python $version)" || status=1
+      | "${compare[@]}" --peer - --peer-name "llama.cpp (llama-cpp-python $version)" \
+      || { codes=("${PIPESTATUS[@]}"); status=1; [ "${codes[0]}" = 0 ] || echo "llama_logits.py ended with status ${codes[0]}" >&2; }
   else
     "${compare[@]}" || status=1
   fi
