@@ -71,7 +71,7 @@ async def level(port, clients, requests, max_tokens, seed):
         raise ValueError(f"clients go from 1 to {MAX_CLIENTS}, requests from 1 to {MAX_REQUESTS}")
     url = f"http://127.0.0.1:{port}/v1"
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-    connector = aiohttp.TCPConnector(limit=clients)
+    connector = aiohttp.TCPConnector(limit=clients, force_close=True)  # no request on a connection that idled
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         async with session.get(f"{url}/models") as response:
             model = (await response.json())["data"][0]["id"]
