@@ -11,7 +11,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust check fmt bench agreement cuda-check clients models
+.PHONY: help build serve test test-rust check fmt bench bench-peer agreement every-type cuda-check clients models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,8 +49,16 @@ fmt: ## format the code
 bench: build ## measure prefill and decode: make bench [MODEL=name] [ARGS="--parallel 1 --json"]
 	$(ENGRAM) bench engine --model $(MODEL) $(ARGS)
 
+bench-peer: build models ## measure beside llama.cpp, engines and servers (builds llama.cpp once): make bench-peer [ARGS="--rounds 3"]
+	exports=$$(benches/vs_llama_cpp/build_peer.sh) && eval "$$exports" && \
+	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/run.py --engram $(ENGRAM) $(ARGS) && \
+	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/server.py --engram $(ENGRAM) $(ARGS)
+
 agreement: ## compare the answers with the exact model's and llama.cpp's (builds llama.cpp once)
 	benches/agreement/run.sh
+
+every-type: ## agreement for every block type of GGUF, on a small model
+	benches/agreement/every_type.sh
 
 # A directory of its own: the feature changes most crates, and would have them all built anew each time.
 cuda-check: ## type-check the cuda feature, without a CUDA toolkit

@@ -4,25 +4,27 @@
 #   benches/agreement/run.sh [MODEL ...]            both, default models (the first run builds llama.cpp: ~10 minutes)
 #   benches/agreement/run.sh --without-llama        Engram alone
 #   LLAMA_PYTHON=/path/to/python benches/agreement/run.sh     a Python that has llama_cpp already
+#   TEACHER_FORCED=/path/to/binary benches/agreement/run.sh   that binary, and no build
+#
+# A MODEL is a name of the catalog or a path to a .gguf.
 #
 # Needs cargo, python3 with venv, and a C++ compiler for llama.cpp. About 4 GB of memory; some minutes a model.
 # Prints a Markdown table a model; exit code 1 if a promise is not kept. Numbers go to $OUT (default: target/agreement).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
-cd "$root"
-
 with_llama=yes
 models=()
 for argument in "$@"; do
   case "$argument" in
     --without-llama) with_llama=no ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "unknown option $argument; --help tells" >&2; exit 2 ;;
+    *.gguf) models+=("$(realpath "$argument")") ;;
     *) models+=("$argument") ;;
   esac
 done
+cd "$here/../.."
 [ ${#models[@]} -gt 0 ] || models=(smollm2-135m-instruct qwen2.5-coder-0.5b-instruct)
 
 target=${CARGO_TARGET_DIR:-target}
@@ -30,18 +32,18 @@ out=${OUT:-$target/agreement}
 chunk=${CHUNK:-512}
 limit=${LIMIT:-1000000}
 mkdir -p "$out"
-# Without -p: the same features, and so the same compiled crates, as `make build`.
-cargo build --release --quiet --bin teacher_forced
-tool=$target/release/teacher_forced
+tool=${TEACHER_FORCED:-}
+if [ -z "$tool" ]; then
+  # Without -p: the same features, and so the same compiled crates, as `make build`.
+  cargo build --release --quiet --bin teacher_forced
+  tool=$target/release/teacher_forced
+fi
 
 python=${LLAMA_PYTHON:-}
 if [ "$with_llama" = yes ] && [ -z "$python" ]; then
-  python=$out/venv/bin/python
-  if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
-    echo "building llama-cpp-python (once, about ten minutes)" >&2
-    python3 -m venv "$out/venv"
-    "$python" -m pip install --quiet -r "$here/requirements.txt"
-  fi
+  exports=$(benches/vs_llama_cpp/build_peer.sh)
+  eval "$exports"
+  python=$LLAMA_PYTHON
 fi
 
 status=0
@@ -53,7 +55,8 @@ for model in "${models[@]}"; do
   if [ "$with_llama" = yes ]; then
     version=$("$python" -c 'import llama_cpp; print(llama_cpp.__version__)')
     "$python" "$here/llama_logits.py" "$file" "$out/$name.ids" "$chunk" "$limit" \
-      | "${compare[@]}" --peer - --peer-name "llama.cpp (llama-cpp-python $version)" || status=1
+      | "${compare[@]}" --peer - --peer-name "llama.cpp (llama-cpp-python $version)" \
+      || { codes=("${PIPESTATUS[@]}"); status=1; [ "${codes[0]}" = 0 ] || echo "llama_logits.py ended with status ${codes[0]}" >&2; }
   else
     "${compare[@]}" || status=1
   fi

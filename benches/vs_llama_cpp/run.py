@@ -1,129 +1,124 @@
 #!/usr/bin/env python3
 """Engram and llama.cpp on the same file, in interleaved rounds: medians and their ratio.
 
-  python benches/vs_llama_cpp/run.py --engram target/release/engram [--model NAME ...] [--rounds 5] [--json FILE]
+  eval "$(benches/vs_llama_cpp/build_peer.sh)"      # llama.cpp, built for this CPU, once
+  $LLAMA_PYTHON benches/vs_llama_cpp/run.py [--model NAME|FILE.gguf ...] [--rounds 5] [--tests pp512,tg64x8] [--json FILE]
 
-Needs `cargo build --release --bin engram --bin teacher_forced`, and a Python with `llama-cpp-python` (benches/agreement/requirements.txt). Each round runs Engram once and llama.cpp
-once for every test, so that a slow minute of the machine hits both; only the ratio is worth quoting. Both decode real
-logits with flash attention and an f16 KV cache, on all cores; neither samples more than an argmax.
+Needs `make build` and, for a name of the catalog, `make models`. Each test is run by the one and at once by the other, in a
+process of its own, and rounds take turns in who is first, so that a slow minute of the machine hits both; only the ratio
+is worth quoting. Both compute real logits with flash attention and an f16 KV cache, on the same threads; neither samples
+more than an argmax. Where Engram reports what the machine's memory and arithmetic would allow (`bound_tokens_per_second`), the table
+says how much of it each reaches.
 """
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 
-TESTS = [("pp512", 1), ("tg64", 1), ("tg64", 8), ("tg64", 32)]
+import report
 
-
-def llama_round(path):
-    """Tokens/s of every test, measured in this process."""
-    import llama_cpp
-    import numpy
-
-    quiet = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(quiet, None)
-    params = llama_cpp.llama_model_default_params()
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-    draw = numpy.random.default_rng(7)
-    results = {}
-    for test, parallel in TESTS:
-        length = int(test[2:])
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = parallel * (length + 64) + 512
-        params.n_batch = params.n_ubatch = 512
-        params.n_seq_max = parallel
-        params.n_threads = params.n_threads_batch = os.cpu_count()
-        params.flash_attn_type = 1
-        params.kv_unified = True
-        context = llama_cpp.llama_init_from_model(model, params)
-        batch = llama_cpp.llama_batch_init(512, 0, parallel)
-
-        def decode(tokens, sequences, positions, wanted):
-            batch.n_tokens = len(tokens)
-            for i, (token, sequence, position) in enumerate(zip(tokens, sequences, positions)):
-                batch.token[i], batch.pos[i] = int(token), position
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
-                batch.logits[i] = i in wanted
-            if llama_cpp.llama_decode(context, batch) != 0:
-                raise SystemExit("llama_decode failed")
-
-        def argmax(row):
-            logits = llama_cpp.llama_get_logits_ith(context, row)
-            return int(numpy.ctypeslib.as_array(logits, (vocabulary,)).argmax())
-
-        if test.startswith("pp"):
-            decode([1, 2, 3, 4], [0] * 4, range(4), {3})  # warm
-            memory = llama_cpp.llama_get_memory(context)
-            llama_cpp.llama_memory_clear(memory, True)
-            tokens = draw.integers(100, vocabulary - 300, length)
-            begun = time.perf_counter()
-            decode(tokens, [0] * length, range(length), {length - 1})
-            argmax(length - 1)
-            results[(test, parallel)] = length / (time.perf_counter() - begun)
-        else:
-            prompt = draw.integers(100, vocabulary - 300, 8)
-            for sequence in range(parallel):
-                decode(prompt, [sequence] * 8, range(8), {7})
-            tokens = [int(prompt[-1])] * parallel
-            everyone = range(parallel)
-            begun = time.perf_counter()
-            for step in range(length):
-                decode(tokens, everyone, [8 + step] * parallel, set(everyone))
-                tokens = [argmax(row) for row in everyone]
-            results[(test, parallel)] = parallel * length / (time.perf_counter() - begun)
-        llama_cpp.llama_batch_free(batch)
-        llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
-    return results
+HERE = pathlib.Path(__file__).parent
+TESTS = "pp512,pp2048,tg64,tg64x8,tg64x32"
+MODELS = ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]
 
 
-def engram_round(binary, model):
-    results = {}
-    for test in (["--pp", "512", "--tg", "0", "--parallel", "1"], ["--pp", "0", "--tg", "64", "--parallel", "1,8,32"]):
-        command = [binary, "bench", "engine", "--model", model, "--repeat", "1", "--json", *test]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results.update({(row["test"], row["parallel"]): row["tokens_per_second"] for row in json.loads(out)["rows"]})
-    return results
+def tests_of(text):
+    """`tg64x8` to ("tg64", 8)."""
+    tests = []
+    for item in text.split(","):
+        test, _, parallel = item.partition("x")
+        if test[:2] not in ("pp", "tg") or not test[2:].isdigit() or not (parallel or "1").isdigit():
+            raise argparse.ArgumentTypeError(f"{item}: tests look like pp512, tg64 or tg64x8")
+        if test.startswith("pp") and parallel:
+            raise argparse.ArgumentTypeError(f"{item}: prefill is measured with one prompt")
+        tests.append((test, int(parallel or 1)))
+    return tests
+
+
+def answer(command):
+    """The JSON object that the command prints; its errors are shown and end the run."""
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"exit status {done.returncode}: {' '.join(map(str, command))}")
+    return json.loads(done.stdout)
+
+
+def engram(args, model, test, parallel):
+    """The row of one test, and what Engram says of the machine."""
+    sizes = ["--pp", test[2:], "--tg", "0"] if test.startswith("pp") else ["--pp", "0", "--tg", test[2:]]
+    command = [args.engram, "bench", "engine", "--model", model, *sizes, "--parallel", parallel]
+    out = answer([*command, "--repeat", "1", "--threads", args.threads, "--json"])
+    row = next(row for row in out["rows"] if (row["test"], row["parallel"]) == (test, parallel))
+    return row, {"machine": out.get("machine"), "machine_peak": out.get("machine_peak")}
+
+
+def file_of(args, model):
+    """Where the model's file is: the argument itself, or what Engram has under that name."""
+    if model.endswith(".gguf"):
+        if not pathlib.Path(model).is_file():
+            raise SystemExit(f"{model} is not there")
+        return model
+    pulled = subprocess.run([args.engram, "pull", model], stdout=subprocess.PIPE, text=True, check=True)
+    return pulled.stdout.strip().splitlines()[-1].strip()
+
+
+def measure(args, model):
+    """{(test, parallel): {"engram": [row], "llama_cpp": [row]}}, and the machine."""
+    path, machine = file_of(args, model), None
+    rows = {key: {"engram": [], "llama_cpp": []} for key in args.tests}
+    for number in range(args.rounds):
+        for key in args.tests:
+            for side in ("engram", "llama_cpp") if number % 2 == 0 else ("llama_cpp", "engram"):
+                if side == "engram":
+                    row, machine = engram(args, model, *key)
+                else:
+                    row = answer([sys.executable, HERE / "llama_round.py", path, *key, args.threads])
+                rows[key][side].append(row)
+            last = [rows[key][side][-1]["tokens_per_second"] for side in ("engram", "llama_cpp")]
+            told = f"round {number + 1} of {args.rounds}, {key[0]} x {key[1]}: {last[0]:.1f} and {last[1]:.1f} tokens/s"
+            print(f"{model}: {told}", file=sys.stderr)
+    return rows, machine
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engram", default="target/release/engram")
-    parser.add_argument("--model", action="append")
+    parser.add_argument("--model", action="append", help="catalog id or path of a GGUF; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=pathlib.Path)
-    parser.add_argument("--llama-round", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tests", type=tests_of, default=tests_of(TESTS), help=f"default: {TESTS}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=pathlib.Path, help="keep every run's number")
+    parser.add_argument("--markdown", type=pathlib.Path, help="keep the tables")
     args = parser.parse_args()
-    if args.llama_round:  # a process of its own a round, as Engram has
-        json.dump([[*key, value] for key, value in llama_round(args.llama_round).items()], sys.stdout)
-        return
+    if args.rounds < 1:
+        raise SystemExit("--rounds is at least 1")
     import llama_cpp
 
-    kept = {"llama_cpp_python": llama_cpp.__version__, "rounds": args.rounds, "models": {}}
-    for model in args.model or ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]:
-        teacher = pathlib.Path(args.engram).with_name("teacher_forced")
-        path = subprocess.run([teacher, "path", "--model", model], check=True, capture_output=True, text=True).stdout.strip()
-        ours, theirs = [], []
-        for n in range(args.rounds):
-            ours.append(engram_round(args.engram, model))
-            out = subprocess.run([sys.executable, __file__, "--llama-round", path], check=True, capture_output=True, text=True)
-            theirs.append({(test, parallel): value for test, parallel, value in json.loads(out.stdout)})
-            print(f"{model}: round {n + 1} of {args.rounds}", file=sys.stderr)
-        print(f"\n{model}\n\n| test | streams | Engram tok/s | llama.cpp tok/s | ratio |\n|---|---|---|---|---|")
-        rows = []
-        for key in TESTS:
-            a, b = (statistics.median(r[key] for r in side) for side in (ours, theirs))
-            rows.append({"test": key[0], "parallel": key[1], "engram": [r[key] for r in ours], "llama_cpp": [r[key] for r in theirs]})
-            print(f"| {key[0]} | {key[1]} | {a:.1f} | {b:.1f} | {a / b:.2f} |")
-        kept["models"][model] = rows
-    if args.json:
-        args.json.write_text(json.dumps(kept, indent=1) + "\n")
+    kept = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "llama_cpp_python": llama_cpp.__version__,
+        "llama_cpp_system": llama_cpp.llama_print_system_info().decode(),
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "models": {},
+    }
+    tables = []
+    for model in args.model or MODELS:
+        rows, machine = measure(args, model)
+        kept.update(machine)
+        name = pathlib.Path(model).name
+        kept["models"][name] = [{"test": test, "parallel": n, **sides} for (test, n), sides in rows.items()]
+        tables.append(report.throughput(name, rows))
+        print(f"\n{tables[-1]}")
+        if args.json:  # after every model: what is measured is kept
+            args.json.write_text(json.dumps(kept, indent=1) + "\n")
+        if args.markdown:
+            args.markdown.write_text("\n".join(tables))
 
 
 if __name__ == "__main__":
