@@ -59,7 +59,7 @@ lanes_entry! { fn run_silu_mul / run_silu_mul_avx2 / run_silu_mul_avx512(gate: &
 lanes_entry! { fn run_gelu / run_gelu_avx2 / run_gelu_avx512(x: &[f32], out: &mut [f32]) = gelu_lanes }
 
 #[inline(always)]
-fn silu_mul_lanes<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn silu_mul_lanes<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for at in (0..out.len()).step_by(LANES) {
         let gate = L::load_at(gate, at);
         let silu = gate.mul(gate.sigmoid());

@@ -24,7 +24,7 @@ pub mod softmax;
 pub use attention::SequenceSpan;
 pub use dispatch::{Isa, isa};
 pub use error::KernelError;
-pub use matmul::{PackedMatrix, matmul};
+pub use matmul::{GatedMatrix, PackedMatrix, matmul};
 pub use pool::{Pool, pool};
 pub use quant::{GgmlType, dequantize};
 pub use rows::Rows;

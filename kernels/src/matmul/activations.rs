@@ -13,9 +13,9 @@ use crate::dispatch::Isa;
 use crate::pool::Pool;
 
 /// Below this maximum a unit counts as zero: its inverse would overflow.
-const TINY: f32 = 1e-30;
-/// Values quantised in one task.
-const TASK_VALUES: usize = 1 << 15;
+pub(super) const TINY: f32 = 1e-30;
+/// Values quantised in one task, at least: some microseconds.
+const TASK_VALUES: usize = 1 << 12;
 
 /// What a unit of 32 codes needs beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -93,7 +93,7 @@ impl Plane {
     }
 
     /// Numbers of a unit.
-    fn groups(self) -> usize {
+    pub(super) fn groups(self) -> usize {
         match self {
             Plane::Weighted { halves: true } | Plane::Start { halves: true, .. } => 2,
             _ => 1,
@@ -128,7 +128,7 @@ fn fill_halves(rows: usize, infos: &[UnitInfo], values: &mut [u32], number: impl
 }
 
 /// Planes that one call may need: no two weights that share an input have had more.
-const MAX_PLANES: usize = 6;
+pub(super) const MAX_PLANES: usize = 6;
 
 /// Rows of codes and their unit infos, block after block.
 #[derive(Default)]
@@ -179,23 +179,39 @@ impl Activations {
             grow(values, plane.map_or(0, |plane| units * plane.groups()));
         }
         let quantize = quantizer(isa);
-        let per_task = (TASK_VALUES / (cols * blocks.rows().div_ceil(blocks.count().max(1))).max(1)).max(1);
+        // Parts of some blocks where rows are short, of some units where they are long: a block alone may be all there is.
+        let row_units = cols / UNIT;
+        let block_rows = blocks.rows().div_ceil(blocks.count().max(1));
+        let blocks_each = (TASK_VALUES / (cols * block_rows).max(1)).max(1);
+        let cuts =
+            if blocks_each > 1 { 1 } else { (cols * block_rows).div_ceil(4 * TASK_VALUES).min(row_units).max(1) };
         let (codes, infos) = (Disjoint::new(&mut self.codes), Disjoint::new(&mut self.infos));
         let planes = self.planes;
         let values = self.values.each_mut().map(|values| Disjoint::new(values));
-        pool.run(blocks.count().div_ceil(per_task), &|task| {
-            for block in task * per_task..blocks.count().min((task + 1) * per_task) {
+        pool.run(blocks.count().div_ceil(blocks_each) * cuts, &|task| {
+            let (task, cut) = (task / cuts, task % cuts);
+            let units = cut * row_units / cuts..(cut + 1) * row_units / cuts;
+            for block in task * blocks_each..blocks.count().min((task + 1) * blocks_each) {
                 let rows = blocks.rows_of(block..block + 1);
-                let (at, len) = (rows.start * cols, rows.len() * cols);
-                // SAFETY: blocks are disjoint ranges of rows, and each is one task's.
-                let (codes, infos) = unsafe { (codes.part(at..at + len), infos.part(at / UNIT..(at + len) / UNIT)) };
-                quantize(&x[at..at + len], rows.len(), codes, infos);
-                for (plane, values) in planes.iter().zip(&values) {
-                    let Some(plane) = plane else { break };
-                    let (at, len) = (at / UNIT * plane.groups(), len / UNIT * plane.groups());
-                    // SAFETY: as above.
-                    plane.fill(rows.len(), infos, unsafe { values.part(at..at + len) });
-                }
+                let numbers =
+                    rows.start * row_units + units.start * rows.len()..rows.start * row_units + units.end * rows.len();
+                // SAFETY: a block's units are disjoint ranges of every buffer, and each is one task's.
+                let mut part = unsafe {
+                    Part {
+                        x: &x[rows.start * cols + units.start * UNIT..rows.end * cols],
+                        cols,
+                        rows: rows.len(),
+                        codes: codes.part(numbers.start * UNIT..numbers.end * UNIT),
+                        infos: infos.part(numbers.clone()),
+                        planes: std::array::from_fn(|i| {
+                            planes[i].map(|plane| {
+                                let groups = plane.groups();
+                                (plane, values[i].part(numbers.start * groups..numbers.end * groups))
+                            })
+                        }),
+                    }
+                };
+                quantize(&mut part);
             }
         });
         true
@@ -239,23 +255,59 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// `rows` rows of whole units to one block.
-type Quantizer = fn(&[f32], usize, &mut [i8], &mut [UnitInfo]);
+/// Some units of one block of rows, to be quantised.
+pub(super) struct Part<'a> {
+    /// From the first unit of the first row on; rows are `cols` apart.
+    pub x: &'a [f32],
+    /// Distance of rows.
+    pub cols: usize,
+    /// Rows of the block.
+    pub rows: usize,
+    /// `[units][quad][rows][4]`.
+    pub codes: &'a mut [i8],
+    /// `[units][rows]`.
+    pub infos: &'a mut [UnitInfo],
+    /// Those asked for, each `[units][group][rows]`.
+    pub planes: [Option<(Plane, &'a mut [u32])>; MAX_PLANES],
+}
+
+impl<'a> Part<'a> {
+    /// Units of it.
+    pub(super) fn units(&self) -> usize {
+        self.infos.len() / self.rows
+    }
+
+    /// The values of a unit in a row.
+    #[inline(always)]
+    pub(super) fn unit(&self, row: usize, unit: usize) -> &'a [f32] {
+        &self.x[row * self.cols + unit * UNIT..][..UNIT]
+    }
+
+    /// Fills the planes from the infos.
+    pub(super) fn fill_planes(&mut self) {
+        for (plane, values) in self.planes.iter_mut().flatten() {
+            plane.fill(self.rows, self.infos, values);
+        }
+    }
+}
+
+type Quantizer = fn(&mut Part<'_>);
 
 fn quantizer(isa: Isa) -> Quantizer {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => super::avx2::quantize_block,
+        Isa::Avx2 | Isa::AvxVnni => super::avx2::quantize_part,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => super::quantize_zmm::quantize_block,
-        _ => quantize_block,
+        Isa::Avx512 => super::quantize_zmm::quantize_part,
+        _ => quantize_part,
     }
 }
 
-/// The scalar definition: `rows` rows of whole units to one block.
-pub(super) fn quantize_block(x: &[f32], rows: usize, codes: &mut [i8], infos: &mut [UnitInfo]) {
-    for (row, x) in x.chunks_exact(x.len() / rows).enumerate() {
-        for (unit, x) in x.chunks_exact(UNIT).enumerate() {
+/// The scalar definition.
+pub(super) fn quantize_part(part: &mut Part<'_>) {
+    for row in 0..part.rows {
+        for unit in 0..part.units() {
+            let x = part.unit(row, unit);
             // As integers, magnitudes order like floats, with NaN above infinity above all that is finite.
             let bits = x.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
             let (scale, inverse) = scale_of(f32::from_bits(bits));
@@ -265,10 +317,11 @@ pub(super) fn quantize_block(x: &[f32], rows: usize, codes: &mut [i8], infos: &m
                 *code = (v * inverse).round_ties_even() as i8;
                 halves[column / 16][column % 4 / 2] += i16::from(*code);
             }
-            place(&unit_codes, codes, rows, row, unit);
-            infos[unit * rows + row] = UnitInfo::new(scale, halves);
+            place(&unit_codes, part.codes, part.rows, row, unit);
+            part.infos[unit * part.rows + row] = UnitInfo::new(scale, halves);
         }
     }
+    part.fill_planes();
 }
 
 /// Writes a unit's codes to their places in a block.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{UnitInfo, place, scale_of};
+use super::activations::{Part, UnitInfo, place, scale_of};
 use super::format::{CHUNK, ROWS, Scales, TileFormat, UNIT};
 use super::{FLOAT_CHUNK, TileJob};
 use crate::quant::GgmlType;
@@ -346,20 +346,22 @@ unsafe fn open_scales<F: TileFormat>(packed: *const u8, scales: *mut f32, mins: 
     }
 }
 
-/// `rows` rows to one block, as [`super::activations::quantize_block`].
-pub(super) fn quantize_block(x: &[f32], rows: usize, codes: &mut [i8], infos: &mut [UnitInfo]) {
+/// As [`super::activations::quantize_part`].
+pub(super) fn quantize_part(part: &mut Part<'_>) {
     // SAFETY: features as above.
-    unsafe { quantize_block_avx2(x, rows, codes, infos) }
+    unsafe { quantize_part_avx2(part) }
+    part.fill_planes();
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_block_avx2(x: &[f32], rows: usize, codes: &mut [i8], infos: &mut [UnitInfo]) {
-    for (row, x) in x.chunks_exact(x.len() / rows).enumerate() {
-        for (unit, x) in x.chunks_exact(UNIT).enumerate() {
+fn quantize_part_avx2(part: &mut Part<'_>) {
+    for row in 0..part.rows {
+        for unit in 0..part.units() {
             let mut unit_codes = [0i8; UNIT];
-            // SAFETY: `x` is 32 values long, and so are the codes.
-            infos[unit * rows + row] = unsafe { quantize_unit(x.as_ptr(), unit_codes.as_mut_ptr()) };
-            place(&unit_codes, codes, rows, row, unit);
+            // SAFETY: a unit is 32 values long, and so are the codes.
+            let info = unsafe { quantize_unit(part.unit(row, unit).as_ptr(), unit_codes.as_mut_ptr()) };
+            part.infos[unit * part.rows + row] = info;
+            place(&unit_codes, part.codes, part.rows, row, unit);
         }
     }
 }

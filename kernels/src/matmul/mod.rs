@@ -12,6 +12,7 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod blocks;
+mod epilogue;
 mod format;
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -33,6 +34,7 @@ use crate::quant::GgmlType;
 use activations::{Activations, Plane};
 pub(crate) use aligned::AlignedBytes;
 use blocks::RowBlocks;
+use epilogue::{Epilogue, Place, Sums};
 use format::ROWS;
 use pack::TileLayout;
 
@@ -41,7 +43,7 @@ const JOB_ROWS: usize = 256;
 /// Columns that are summed on their own in products of floats: short sums round less.
 const FLOAT_CHUNK: usize = 256;
 /// Tasks a thread gets of a large call, so that all finish together.
-const TASKS_PER_THREAD: usize = 16;
+const TASKS_PER_THREAD: usize = 32;
 /// A task reads at least so many bytes of weights (times rows / 4): less costs more to claim than to do.
 const MIN_TASK_BYTES: usize = 16 << 10;
 /// And at most so many.
@@ -116,6 +118,16 @@ impl PackedMatrix {
     /// Errors: [`KernelError::EmptyMatrix`], [`KernelError::ColumnsNotBlocks`], [`KernelError::DataLength`],
     /// [`KernelError::TooLarge`], [`KernelError::OutOfMemory`].
     pub fn pack(ty: GgmlType, rows: usize, cols: usize, data: &[u8]) -> Result<Self, KernelError> {
+        Self::pack_parts(ty, rows, cols, [data])
+    }
+
+    /// Packs `N` matrices of one shape so that tile `t` of each follows tile `t` of the one before.
+    fn pack_parts<const N: usize>(
+        ty: GgmlType,
+        rows: usize,
+        cols: usize,
+        parts: [&[u8]; N],
+    ) -> Result<Self, KernelError> {
         if rows == 0 || cols == 0 {
             return Err(KernelError::EmptyMatrix { rows, cols });
         }
@@ -125,18 +137,21 @@ impl PackedMatrix {
         }
         let row_bytes = ty.row_bytes(cols).ok_or(too_large.clone())?;
         let expected = row_bytes.checked_mul(rows).ok_or(too_large.clone())?;
-        if data.len() != expected {
-            return Err(KernelError::DataLength { ty, rows, cols, expected, actual: data.len() });
+        if let Some(wrong) = parts.iter().find(|data| data.len() != expected) {
+            return Err(KernelError::DataLength { ty, rows, cols, expected, actual: wrong.len() });
         }
         let layout = TileLayout::of(ty, cols).ok_or(too_large.clone())?;
-        let bytes = layout.bytes.checked_mul(rows.div_ceil(ROWS)).ok_or(too_large)?;
+        let bytes = layout.bytes.checked_mul(rows.div_ceil(ROWS)).and_then(|b| b.checked_mul(N)).ok_or(too_large)?;
         let mut tiles = AlignedBytes::zeroed(bytes)?;
         let tiles_per_task = (PACK_TASK_BYTES / (ROWS * row_bytes)).max(1);
         let packed = Disjoint::new(tiles.as_mut_slice());
-        let sources: Vec<&[u8]> = data.chunks(tiles_per_task * ROWS * row_bytes).collect();
-        pool().run(sources.len(), &|task| {
-            for (index, rows) in sources[task].chunks(ROWS * row_bytes).enumerate() {
-                let start = (task * tiles_per_task + index) * layout.bytes;
+        let tasks = rows.div_ceil(ROWS).div_ceil(tiles_per_task);
+        pool().run(tasks * N, &|task| {
+            let (task, part) = (task / N, task % N);
+            let first = task * tiles_per_task;
+            let sources = parts[part].chunks(ROWS * row_bytes).enumerate().skip(first).take(tiles_per_task);
+            for (tile, rows) in sources {
+                let start = (tile * N + part) * layout.bytes;
                 // SAFETY: each tile belongs to one task.
                 let tile = unsafe { packed.part(start..start + layout.bytes) };
                 pack::pack_tile(ty, cols, rows, tile);
@@ -197,6 +212,52 @@ impl std::fmt::Debug for PackedMatrix {
     }
 }
 
+/// Gate and up of a SwiGLU, two matrices `[rows, cols]` of one type, packed for [`swiglu`]: tile by tile in turn.
+#[derive(Debug)]
+pub struct GatedMatrix(PackedMatrix);
+
+impl GatedMatrix {
+    /// Packs both. Errors: as [`PackedMatrix::pack`].
+    pub fn pack(ty: GgmlType, rows: usize, cols: usize, gate: &[u8], up: &[u8]) -> Result<Self, KernelError> {
+        PackedMatrix::pack_parts(ty, rows, cols, [gate, up]).map(Self)
+    }
+
+    /// Outputs: features of the gate, and of what it lets through.
+    pub fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.0.cols
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+/// `out = silu(x gate^T) * (x up^T)`, bit for bit what [`matmul`] and [`crate::activation::silu_mul`] give, without the sums
+/// between them ever being written.
+///
+/// x `[m, cols]`, out `[m, rows]`. Errors: [`KernelError::Length`].
+pub fn swiglu(x: &[f32], m: usize, weight: &GatedMatrix, out: &mut [f32]) -> Result<(), KernelError> {
+    swiglu_on(isa(), pool(), x, m, weight, out)
+}
+
+/// [`swiglu`] with the instruction set and pool chosen by the caller.
+pub fn swiglu_on(
+    isa: Isa,
+    pool: &Pool,
+    x: &[f32],
+    m: usize,
+    weight: &GatedMatrix,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    multiply(isa, pool, (x, m), &[&weight.0], Epilogue::SwiGlu, out)
+}
+
 /// `out[m, sum of rows] = x[m, cols] * weights^T`, the weights' outputs side by side (as in q, k, v or gate, up).
 ///
 /// For quantised weights `x` is rounded to int8 with a scale per 32 columns, once a call; float weights take `x` as it is.
@@ -227,6 +288,20 @@ pub fn linear_on(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
+    let total: usize = weights.iter().map(|w| w.rows).sum();
+    check_len("bias", total, bias.map_or(total, <[f32]>::len))?;
+    multiply(isa, pool, (x, m), weights, bias.map_or(Epilogue::Store, Epilogue::Bias), out)
+}
+
+/// All products there are: checks the sizes, quantises, and hands out tiles.
+fn multiply(
+    isa: Isa,
+    pool: &Pool,
+    (x, m): (&[f32], usize),
+    weights: &[&PackedMatrix],
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
     let isa = isa.or_scalar();
     let Some(first) = weights.first() else {
         return check_len("output", 0, out.len());
@@ -240,7 +315,6 @@ pub fn linear_on(
     let total: usize = weights.iter().map(|w| w.rows).sum();
     check_len("activations", m.saturating_mul(cols), x.len())?;
     check_len("output", m.saturating_mul(total), out.len())?;
-    check_len("bias", total, bias.map_or(total, <[f32]>::len))?;
 
     // Buffers of a thread, kept between calls; a nested call finds them taken and starts its own.
     thread_local! {
@@ -253,11 +327,11 @@ pub fn linear_on(
         if !acts.quantize(isa, pool, x, (blocks, cols), planes) {
             // So many formats side by side that one call cannot hold their planes: two calls can.
             BUFFER.set(acts);
-            return in_halves(isa, pool, x, m, weights, bias, out);
+            return in_halves(isa, pool, (x, m), weights, epilogue, out);
         }
     }
-    let call = Call { isa, x, acts: &acts, blocks, bias, total, out: Disjoint::new(out) };
-    let plan = plan_tasks(isa, weights, m, pool.threads());
+    let call = Call { isa, x, acts: &acts, blocks, epilogue, total, out: Disjoint::new(out) };
+    let plan = plan_tasks(isa, weights, m, pool.threads(), call.tiles_of_an_output());
     let parts = blocks.rows().div_ceil(JOB_ROWS);
     pool.run(plan.len() * parts, &|task| {
         // Neighbours in time read the same tiles.
@@ -272,10 +346,9 @@ pub fn linear_on(
 fn in_halves(
     isa: Isa,
     pool: &Pool,
-    x: &[f32],
-    m: usize,
+    (x, m): (&[f32], usize),
     weights: &[&PackedMatrix],
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     let total: usize = weights.iter().map(|w| w.rows).sum();
@@ -283,7 +356,11 @@ fn in_halves(
     for half in [&weights[..weights.len() / 2], &weights[weights.len() / 2..]] {
         let width: usize = half.iter().map(|w| w.rows).sum();
         let mut part = vec![0f32; m * width];
-        linear_on(isa, pool, x, m, half, bias.map(|bias| &bias[column..column + width]), &mut part)?;
+        let epilogue = match epilogue {
+            Epilogue::Bias(bias) => Epilogue::Bias(&bias[column..column + width]),
+            other => other,
+        };
+        multiply(isa, pool, (x, m), half, epilogue, &mut part)?;
         for (out, part) in out.chunks_exact_mut(total).zip(part.chunks_exact(width)) {
             out[column..column + width].copy_from_slice(part);
         }
@@ -337,18 +414,24 @@ struct TileRange<'a> {
 }
 
 /// One list over all weights; sizes even out by themselves because tasks are claimed as threads get free.
-fn plan_tasks<'a>(isa: Isa, weights: &[&'a PackedMatrix], m: usize, threads: usize) -> Vec<TileRange<'a>> {
+fn plan_tasks<'a>(
+    isa: Isa,
+    weights: &[&'a PackedMatrix],
+    m: usize,
+    threads: usize,
+    tiles_of_an_output: usize,
+) -> Vec<TileRange<'a>> {
     let bytes: usize = weights.iter().map(|w| w.bytes()).sum();
     let least = MIN_TASK_BYTES / m.div_ceil(4).max(1);
     let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).clamp(least, MAX_TASK_BYTES);
-    let at_once = tiles_at_once(isa, m.div_ceil(block_rows(isa, m)));
+    let together = tiles_at_once(isa, m.div_ceil(block_rows(isa, m))).max(tiles_of_an_output);
     let mut plan = Vec::new();
     let mut column = 0;
     for weight in weights {
-        let step = (task_bytes / weight.layout.bytes).max(1).next_multiple_of(at_once);
-        for start in (0..weight.num_tiles()).step_by(step) {
-            let tiles = start..weight.num_tiles().min(start + step);
-            plan.push(TileRange { weight, tiles, column });
+        let step = (task_bytes / weight.layout.bytes).max(1).next_multiple_of(together);
+        let all = weight.num_tiles() * tiles_of_an_output;
+        for start in (0..all).step_by(step) {
+            plan.push(TileRange { weight, tiles: start..all.min(start + step), column });
         }
         column += weight.rows;
     }
@@ -361,12 +444,17 @@ struct Call<'a> {
     x: &'a [f32],
     acts: &'a Activations,
     blocks: RowBlocks,
-    bias: Option<&'a [f32]>,
+    epilogue: Epilogue<'a>,
     total: usize,
     out: Disjoint<'a, f32>,
 }
 
 impl Call<'_> {
+    /// Two where sixteen outputs come of a tile of the gate and one of what it lets through.
+    fn tiles_of_an_output(&self) -> usize {
+        if matches!(self.epilogue, Epilogue::SwiGlu) { 2 } else { 1 }
+    }
+
     /// Some tiles times some blocks of rows, written to their place.
     fn run(&self, range: &TileRange<'_>, blocks: Range<usize>) {
         // Sums of a thread; kernels overwrite them, so they are not cleared between jobs.
@@ -374,44 +462,57 @@ impl Call<'_> {
             static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
         }
         let weight = range.weight;
-        let kernel = tile_kernel(self.isa, weight.ty);
         let rows = self.blocks.rows_of(blocks.clone());
         let at_once = tiles_at_once(self.isa, self.blocks.count());
+        let pairs = self.tiles_of_an_output();
+        let together = at_once.max(pairs);
         let mut sums = SUMS.take();
-        if sums.len() < rows.len() * at_once * ROWS {
-            sums.resize(rows.len() * at_once * ROWS, 0.0);
+        if sums.len() < rows.len() * together * ROWS {
+            sums.resize(rows.len() * together * ROWS, 0.0);
         }
-        for tile in range.tiles.clone().step_by(at_once) {
-            let tiles = at_once.min(range.tiles.end - tile);
-            let acc = &mut sums[..rows.len() * tiles * ROWS];
-            let job = TileJob {
-                data: &weight.tiles.as_slice()[tile * weight.layout.bytes..][..tiles * weight.layout.bytes],
-                tiles,
-                more: tile + tiles < range.tiles.end,
-                layout: weight.layout,
-                cols: weight.cols,
-                x: self.x,
-                acts: self.acts,
-                rows: rows.clone(),
-                blocks: blocks.clone(),
-            };
-            kernel(&job, acc);
-            let valid = (tiles * ROWS).min(weight.rows - tile * ROWS);
-            for (m, acc) in rows.clone().zip(acc.chunks_exact(tiles * ROWS)) {
-                let column = range.column + tile * ROWS;
-                let at = m * self.total + column;
-                // SAFETY: (row block, tile) pairs are tasks' own, and so are their outputs.
-                let out = unsafe { self.out.part(at..at + valid) };
-                match self.bias {
-                    None => out.copy_from_slice(&acc[..valid]),
-                    Some(bias) => {
-                        let sums = acc.iter().zip(&bias[column..column + valid]);
-                        out.iter_mut().zip(sums).for_each(|(out, (sum, bias))| *out = sum + bias);
-                    }
-                }
+        for tile in range.tiles.clone().step_by(together) {
+            let tiles = together.min(range.tiles.end - tile);
+            // Tiles that the kernel takes one by one have their sums one behind the other.
+            let stride = ROWS * at_once.min(tiles);
+            for (index, first) in (0..tiles).step_by(at_once).enumerate() {
+                let acc = &mut sums[index * rows.len() * stride..][..rows.len() * stride];
+                let more = tile + first + at_once < range.tiles.end;
+                self.multiply(weight, (tile + first, at_once.min(tiles), more), (rows.clone(), blocks.clone()), acc);
             }
+            let row = tile / pairs * ROWS;
+            let place = Place {
+                out: &self.out,
+                first_row: rows.start,
+                column: range.column + row,
+                width: (tiles / pairs * ROWS).min(weight.rows - row),
+                stride: self.total,
+            };
+            let up = if at_once == 1 { rows.len() * ROWS } else { ROWS };
+            epilogue::write(self.isa, Sums { values: &sums, rows: rows.len(), stride, up }, self.epilogue, place);
         }
         SUMS.set(sums);
+    }
+
+    /// One job of the kernel.
+    fn multiply(
+        &self,
+        weight: &PackedMatrix,
+        (tile, tiles, more): (usize, usize, bool),
+        (rows, blocks): (Range<usize>, Range<usize>),
+        acc: &mut [f32],
+    ) {
+        let job = TileJob {
+            data: &weight.tiles.as_slice()[tile * weight.layout.bytes..][..tiles * weight.layout.bytes],
+            tiles,
+            more,
+            layout: weight.layout,
+            cols: weight.cols,
+            x: self.x,
+            acts: self.acts,
+            rows,
+            blocks,
+        };
+        tile_kernel(self.isa, weight.ty)(&job, acc);
     }
 }
 

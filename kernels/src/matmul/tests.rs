@@ -4,7 +4,7 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::activations::{UnitInfo, quantize_block};
+use super::activations::{MAX_PLANES, Part, UnitInfo, quantize_part};
 use super::format::UNIT;
 use super::*;
 use crate::quant::dequantize;
@@ -60,7 +60,8 @@ fn vector_isas() -> impl Iterator<Item = Isa> {
 fn rounded(x: &[f32]) -> Vec<f64> {
     let mut codes = vec![0i8; x.len()];
     let mut infos = vec![UnitInfo::default(); x.len() / UNIT];
-    quantize_block(x, 1, &mut codes, &mut infos);
+    let planes = [const { None }; MAX_PLANES];
+    quantize_part(&mut Part { x, cols: x.len(), rows: 1, codes: &mut codes, infos: &mut infos, planes });
     codes.iter().enumerate().map(|(i, &c)| f64::from(c) * f64::from(infos[i / UNIT].scale)).collect()
 }
 
@@ -126,6 +127,28 @@ fn a_row_alone_equals_itself_in_any_batch() {
                 let batch = product(isa(), pool, &x[..m * cols], m, &weights);
                 let same = batch.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{ty}, m {m}, {} threads", pool.threads());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_product_is_its_parts() {
+    let pool = Pool::new(3);
+    for ty in GgmlType::ALL {
+        for (rows, cols, m) in [(1, 256, 1), (40, 512, 3), (16, 256, 7), (100, 768, 13), (33, 256, 300)] {
+            let (gate, up) = (random_weights(ty, rows, cols), random_weights(ty, rows, cols));
+            let apart = [&gate, &up].map(|data| PackedMatrix::pack(ty, rows, cols, data).expect("packs"));
+            let paired = GatedMatrix::pack(ty, rows, cols, &gate, &up).expect("packs");
+            let x = random_rows(m, cols);
+            let mut expected = vec![f32::MAX; m * rows];
+            let both = product(Isa::Scalar, &pool, &x, m, &apart.each_ref());
+            crate::activation::silu_mul(&both, rows, &mut expected).expect("sizes agree");
+            for isa in vector_isas().chain([Isa::Scalar]) {
+                let mut out = vec![f32::MAX; m * rows];
+                swiglu_on(isa, &pool, &x, m, &paired, &mut out).expect("sizes agree");
+                let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{ty} {rows}x{cols} m {m} {}", isa.name());
             }
         }
     }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use attention::paged_attention;
 pub use kv::write_kv;
-pub use linear::{LinearWeight, embedding, linear, select_rows};
+pub use linear::{LinearWeight, embedding, linear, select_rows, swiglu};
 pub use pointwise::{add_rms_norm, gelu_tanh, layer_norm, rms_norm, silu_mul};
 pub use rope::rope;
 

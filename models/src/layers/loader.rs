@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Tensor};
-use engram_kernels::PackedMatrix;
 use engram_kernels::ops::{LinearWeight, Path};
 use engram_kernels::quant::{self, GgmlType};
+use engram_kernels::{GatedMatrix, PackedMatrix};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::layers::{Linear, Norm};
+use crate::layers::{GateUp, Linear, Norm};
 use crate::weights::Weights;
 
 /// In which form weights are held.
@@ -74,6 +74,42 @@ impl<'a> Loader<'a> {
         let experts = self.config.moe.as_ref().map_or(0, |moe| moe.experts);
         let info = self.weights.require(name, &[experts, rows, cols])?;
         self.matrix_from(name, info.ty, rows, cols, self.weights.expert_bytes(name, expert)?)
+    }
+
+    /// Gate and up `[ffn, hidden]` of a SwiGLU, by the names of their layers: packed as one where they are for our kernels, have one
+    /// type and no bias.
+    pub fn gate_up(&self, names: [&str; 2], ffn: usize, hidden: usize) -> Result<GateUp, ModelError> {
+        let weights = names.map(|name| format!("{name}.weight"));
+        let types = [
+            self.weights.require(&weights[0], &[ffn, hidden])?.ty,
+            self.weights.require(&weights[1], &[ffn, hidden])?.ty,
+        ];
+        let has_bias = names.iter().any(|name| self.has(&format!("{name}.bias")));
+        if self.form == WeightForm::Packed && types[0] == types[1] && !has_bias {
+            let bytes = [self.weights.bytes(&weights[0])?, self.weights.bytes(&weights[1])?];
+            return paired(&weights[0], types[0], ffn, hidden, bytes);
+        }
+        let parts = names.map(|name| (name.to_owned(), ffn));
+        Ok(GateUp::Apart(self.linear(&parts, hidden)?, self.form.path()))
+    }
+
+    /// The same of one expert out of stacks `[experts, ffn, hidden]`, by the names of the tensors.
+    pub fn expert_gate_up(
+        &self,
+        names: [&str; 2],
+        expert: usize,
+        ffn: usize,
+        hidden: usize,
+    ) -> Result<GateUp, ModelError> {
+        let experts = self.config.moe.as_ref().map_or(0, |moe| moe.experts);
+        let shape = [experts, ffn, hidden];
+        let types = [self.weights.require(names[0], &shape)?.ty, self.weights.require(names[1], &shape)?.ty];
+        if self.form == WeightForm::Packed && types[0] == types[1] {
+            let bytes = [self.weights.expert_bytes(names[0], expert)?, self.weights.expert_bytes(names[1], expert)?];
+            return paired(names[0], types[0], ffn, hidden, bytes);
+        }
+        let both = names.iter().map(|name| self.expert_matrix(name, expert, ffn, hidden)).collect::<Result<_, _>>()?;
+        Ok(GateUp::Apart(Linear::new(both, None), self.form.path()))
     }
 
     fn matrix_from(
@@ -165,6 +201,12 @@ impl<'a> Loader<'a> {
         let bias = self.vector_if_present(&format!("{name}.bias"), len)?;
         Ok(Norm::new(self.form.path(), weight, bias, self.config.norm_eps))
     }
+}
+
+fn paired(name: &str, ty: GgmlType, ffn: usize, hidden: usize, bytes: [&[u8]; 2]) -> Result<GateUp, ModelError> {
+    let packed = GatedMatrix::pack(ty, ffn, hidden, bytes[0], bytes[1])
+        .map_err(|e| ModelError::Weight { name: name.to_owned(), source: Box::new(candle_core::Error::wrap(e)) })?;
+    Ok(GateUp::Paired(packed))
 }
 
 fn candle_type(ty: GgmlType) -> Option<GgmlDType> {

@@ -1,15 +1,23 @@
 //! Feed-forward layers of dense models.
 
 use candle_core::{Result, Tensor};
+use engram_kernels::GatedMatrix;
 use engram_kernels::ops::{self, Path};
 
 use crate::error::ModelError;
 use crate::layers::{Linear, Loader};
 
+/// Gate and up of a SwiGLU.
+pub enum GateUp {
+    /// Packed together for the CPU: their product and the gating are one op.
+    Paired(GatedMatrix),
+    /// A linear layer of both side by side, `[tokens, 2 * ffn]`, and how it is gated.
+    Apart(Linear, Path),
+}
+
 /// SwiGLU (<https://arxiv.org/abs/2002.05202>): `down(silu(gate(x)) * up(x))`.
 pub struct GatedMlp {
-    path: Path,
-    gate_up: Linear,
+    gate_up: GateUp,
     down: Linear,
 }
 
@@ -19,20 +27,23 @@ impl GatedMlp {
         let (hidden, ffn) = (loader.config.hidden, loader.config.ffn);
         let name = |part: &str| format!("blk.{layer}.ffn_{part}");
         Ok(Self::new(
-            loader.form.path(),
-            loader.linear(&[(name("gate"), ffn), (name("up"), ffn)], hidden)?,
+            loader.gate_up([&name("gate"), &name("up")], ffn, hidden)?,
             loader.linear(&[(name("down"), hidden)], ffn)?,
         ))
     }
 
-    /// From its two linear layers, `gate_up` giving `[tokens, 2 * ffn]`.
-    pub fn new(path: Path, gate_up: Linear, down: Linear) -> Self {
-        Self { path, gate_up, down }
+    /// From its two layers.
+    pub fn new(gate_up: GateUp, down: Linear) -> Self {
+        Self { gate_up, down }
     }
 
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&ops::silu_mul(self.path, &self.gate_up.forward(x)?)?)
+        let gated = match &self.gate_up {
+            GateUp::Paired(both) => ops::swiglu(x, both)?,
+            GateUp::Apart(both, path) => ops::silu_mul(*path, &both.forward(x)?)?,
+        };
+        self.down.forward(&gated)
     }
 }
 

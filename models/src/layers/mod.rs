@@ -17,6 +17,6 @@ pub use decoder::{Decoder, DecoderLayer, FeedForward};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use loader::{Loader, WeightForm};
-pub use mlp::{GatedMlp, PlainMlp};
+pub use mlp::{GateUp, GatedMlp, PlainMlp};
 pub use moe::SparseMoe;
 pub use norm::Norm;

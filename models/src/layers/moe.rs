@@ -26,10 +26,9 @@ impl SparseMoe {
         let name = |part: &str| format!("blk.{layer}.ffn_{part}_exps.weight");
         let (hidden, ffn) = (config.hidden, moe.expert_ffn);
         let expert = |e: usize| -> std::result::Result<GatedMlp, ModelError> {
-            let gate = loader.expert_matrix(&name("gate"), e, ffn, hidden)?;
-            let up = loader.expert_matrix(&name("up"), e, ffn, hidden)?;
+            let gate_up = loader.expert_gate_up([&name("gate"), &name("up")], e, ffn, hidden)?;
             let down = loader.expert_matrix(&name("down"), e, hidden, ffn)?;
-            Ok(GatedMlp::new(loader.form.path(), Linear::new(vec![gate, up], None), Linear::new(vec![down], None)))
+            Ok(GatedMlp::new(gate_up, Linear::new(vec![down], None)))
         };
         Ok(Self {
             router: loader.linear(&[(format!("blk.{layer}.ffn_gate_inp"), moe.experts)], hidden)?,
