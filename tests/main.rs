@@ -5,6 +5,7 @@ mod support;
 mod architectures;
 mod clients;
 mod equalities;
+mod logits;
 mod openai_client;
 mod process;
 mod reference;

@@ -247,20 +247,16 @@ fn activations_round_the_same_everywhere() {
             };
             for unit in 0..320 / UNIT {
                 let (a, b) = (&alone.infos[unit], &block.infos[unit * block.rows + at]);
-                let is_bad = row == 0 && unit < 3;
-                assert_eq!((a.scale.is_nan(), b.scale.is_nan()), (is_bad, is_bad), "{what} unit {unit}");
-                let seen =
-                    |info: &UnitInfo| (info.scale, info.weighted, info.weighted_halves, info.sum, info.half_sums);
-                assert!(is_bad || seen(a) == seen(b), "{what} unit {unit}: {a:?} {b:?}");
-                assert_eq!(number(PLANES[0], unit, 0, 1), b.scale.to_bits(), "{what} unit {unit}");
-                assert_eq!(number(PLANES[1], unit, 0, 1), b.weighted.to_bits(), "{what} unit {unit}");
+                let same = |a: f32, b: u32| a.to_bits() == b || a.is_nan() && f32::from_bits(b).is_nan();
+                assert_eq!(a.scale.is_nan(), row == 0 && unit < 3, "{what} unit {unit}");
+                // The kernels of AVX-512 read planes alone, and its infos are left as they were.
+                assert!(isa == Isa::Avx512 || a.scale.is_nan() || a == b, "{what} unit {unit}: {a:?} {b:?}");
+                assert!(same(a.scale, number(PLANES[0], unit, 0, 1)), "{what} unit {unit}");
+                assert!(same(a.weighted, number(PLANES[1], unit, 0, 1)), "{what} unit {unit}");
                 assert_eq!(number(PLANES[3], unit, 0, 1) as i32, -16 * a.sum, "{what} unit {unit}");
                 for half in 0..2 {
-                    assert_eq!(
-                        number(PLANES[2], unit, half, 2),
-                        b.weighted_halves[half].to_bits(),
-                        "{what} unit {unit}"
-                    );
+                    let weighted = number(PLANES[2], unit, half, 2);
+                    assert!(same(a.weighted_halves[half], weighted), "{what} unit {unit}");
                     assert_eq!(number(PLANES[4], unit, half, 2) as i32, -32 * a.half_sums[half], "{what} unit {unit}");
                 }
             }

@@ -1,0 +1,108 @@
+//! The same logits, bit for bit, alone, in random batches and in random prefill chunks: what the CPU path promises.
+
+use candle_core::{DType, Device, Tensor};
+use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
+use engram_models::{LoadOptions, Model};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::support::{QWEN, SMOLLM2, gguf};
+
+const BLOCK: usize = 16;
+const PROMPTS: usize = 32;
+/// Longest prompt: past one block row of every kernel, and past several KV blocks.
+const LONGEST: usize = 90;
+const BLOCKS_EACH: usize = LONGEST.div_ceil(BLOCK);
+
+/// KV of all prompts, each with blocks of its own, scattered.
+struct Caches {
+    layers: Vec<(Tensor, Tensor)>,
+    tables: Vec<Vec<u32>>,
+}
+
+impl KvStore for Caches {
+    fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (k, v) = &self.layers[layer];
+        (k, v)
+    }
+    fn block_size(&self) -> usize {
+        BLOCK
+    }
+}
+
+impl Caches {
+    fn new(model: &Model, rng: &mut ChaCha8Rng) -> Self {
+        let config = model.config();
+        let shape = (PROMPTS * BLOCKS_EACH, config.kv_heads, BLOCK, config.head_dim);
+        let zeros = || Tensor::zeros(shape, DType::F16, &Device::Cpu).expect("a KV cache of a small model");
+        let mut blocks: Vec<u32> = (0..(PROMPTS * BLOCKS_EACH) as u32).collect();
+        blocks.shuffle(rng);
+        let tables = blocks.chunks(BLOCKS_EACH).map(<[u32]>::to_vec).collect();
+        Self { layers: (0..config.layers).map(|_| (zeros(), zeros())).collect(), tables }
+    }
+}
+
+/// One pass over parts of some prompts: `(prompt, from, to)` each; the logits of every part's last token.
+fn pass(model: &Model, kv: &Caches, prompts: &[Vec<u32>], parts: &[(usize, usize, usize)]) -> Vec<Vec<f32>> {
+    let mut batch = ForwardBatch::default();
+    for &(prompt, from, to) in parts {
+        let table = &kv.tables[prompt];
+        batch.spans.push(SequenceSpan {
+            query_start: batch.token_ids.len(),
+            query_len: to - from,
+            context_len: to,
+            block_table: table.clone(),
+        });
+        batch.token_ids.extend_from_slice(&prompts[prompt][from..to]);
+        batch.positions.extend(from as u32..to as u32);
+        batch.slot_mapping.extend((from..to).map(|p| table[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32));
+        batch.logit_rows.push(batch.token_ids.len() as u32 - 1);
+    }
+    model.forward(&batch, kv).expect("a forward pass").to_vec2().expect("f32 logits on the CPU")
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+#[test]
+fn logits_do_not_depend_on_neighbours_or_chunks() {
+    for id in [SMOLLM2, QWEN] {
+        let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
+        let mut rng = ChaCha8Rng::seed_from_u64(32);
+        let vocab = model.config().vocab_size as u32;
+        let prompts: Vec<Vec<u32>> =
+            (0..PROMPTS).map(|i| (0..1 + (i * 37) % LONGEST).map(|_| rng.random_range(0..vocab)).collect()).collect();
+        let kv = Caches::new(&model, &mut rng);
+        let alone: Vec<Vec<f32>> =
+            (0..PROMPTS).map(|i| pass(&model, &kv, &prompts, &[(i, 0, prompts[i].len())]).remove(0)).collect();
+
+        // Every prompt goes forward by a random chunk in a random batch, until all are through.
+        for round in 0..2 {
+            let kv = Caches::new(&model, &mut rng);
+            let mut done = [0usize; PROMPTS];
+            let mut finished = 0;
+            while finished < PROMPTS {
+                let mut open: Vec<usize> = (0..PROMPTS).filter(|&i| done[i] < prompts[i].len()).collect();
+                open.shuffle(&mut rng);
+                open.truncate(rng.random_range(1..=open.len()));
+                let parts: Vec<(usize, usize, usize)> = open
+                    .into_iter()
+                    .map(|i| (i, done[i], done[i] + rng.random_range(1..=prompts[i].len() - done[i])))
+                    .collect();
+                for (logits, &(i, _, to)) in pass(&model, &kv, &prompts, &parts).iter().zip(&parts) {
+                    done[i] = to;
+                    if to == prompts[i].len() {
+                        finished += 1;
+                        let what = format!(
+                            "{id} round {round} prompt {i} of {to} tokens, {} parts in its last pass",
+                            parts.len()
+                        );
+                        assert!(same_bits(logits, &alone[i]), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
