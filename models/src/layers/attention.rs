@@ -63,8 +63,18 @@ impl Attention {
         let qkv = self.qkv.forward(x)?;
         // [tokens, q + k + v] -> [tokens, heads + 2 kv_heads, head_dim] -> three views of some of the heads
         let qkv = qkv.reshape((tokens, self.heads + 2 * self.kv_heads, self.head_dim))?;
-        let q = self.positioned(qkv.narrow(1, 0, self.heads)?, self.q_norm.as_ref(), batch)?;
-        let k = self.positioned(qkv.narrow(1, self.heads, self.kv_heads)?, self.k_norm.as_ref(), batch)?;
+        let (q, k) = match (&self.q_norm, &self.k_norm) {
+            // All heads of q and k turn at once.
+            (None, None) => {
+                let both = self.turned(qkv.narrow(1, 0, self.heads + self.kv_heads)?, batch)?;
+                (both.narrow(1, 0, self.heads)?, both.narrow(1, self.heads, self.kv_heads)?)
+            }
+            (q_norm, k_norm) => {
+                let q = self.normed(qkv.narrow(1, 0, self.heads)?, q_norm.as_ref())?;
+                let k = self.normed(qkv.narrow(1, self.heads, self.kv_heads)?, k_norm.as_ref())?;
+                (self.turned(q, batch)?, self.turned(k, batch)?)
+            }
+        };
         let v = qkv.narrow(1, self.heads + self.kv_heads, self.kv_heads)?;
 
         let (k_cache, v_cache) = kv.layer(layer);
@@ -73,16 +83,15 @@ impl Attention {
         self.out.forward(&attended.reshape((tokens, q_len))?)
     }
 
-    /// Norms each head where the model does, then rotates it to its position.
-    fn positioned(&self, x: Tensor, norm: Option<&Norm>, batch: &ForwardBatch) -> Result<Tensor> {
-        let x = match norm {
-            None => x,
-            Some(norm) => {
-                let (tokens, heads, head_dim) = x.dims3()?;
-                norm.forward(&x.contiguous()?.reshape((tokens * heads, head_dim))?)?
-                    .reshape((tokens, heads, head_dim))?
-            }
-        };
+    /// Norms each head, where the model does.
+    fn normed(&self, x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let Some(norm) = norm else { return Ok(x) };
+        let (tokens, heads, head_dim) = x.dims3()?;
+        norm.forward(&x.contiguous()?.reshape((tokens * heads, head_dim))?)?.reshape((tokens, heads, head_dim))
+    }
+
+    /// Turns each head to its token's position.
+    fn turned(&self, x: Tensor, batch: &ForwardBatch) -> Result<Tensor> {
         ops::rope(self.path, x, &batch.positions, &self.rope, self.rope_layout)
     }
 }
