@@ -1,6 +1,7 @@
 //! The memory that holds K and V of every running and cached sequence.
 
 use candle_core::{DType, Device, Tensor};
+use engram_kernels::prefer_huge_pages;
 use engram_models::forward::KvStore;
 use half::vec::HalfBitsVecExt;
 
@@ -84,15 +85,18 @@ fn bytes_per_block(geometry: &Geometry, config: &EngineConfig) -> Result<usize, 
         })
 }
 
-/// Zeros that cost no memory before they are written: on the CPU through integer vectors, which the
-/// allocator hands out as untouched zero pages (a vector of `f16` would be filled by hand).
+/// Zeros that cost no memory before they are written, on huge pages where there are such: on the CPU through integer
+/// vectors, which the allocator hands out as untouched zero pages (a vector of `f16` would be filled by hand).
 fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
     let len = shape.iter().product();
+    let halves = || {
+        let halves = vec![0u16; len];
+        prefer_huge_pages(&halves);
+        halves
+    };
     match (device, dtype) {
-        (Device::Cpu, DType::F16) => Tensor::from_vec(vec![0u16; len].reinterpret_into::<half::f16>(), &shape, device),
-        (Device::Cpu, DType::BF16) => {
-            Tensor::from_vec(vec![0u16; len].reinterpret_into::<half::bf16>(), &shape, device)
-        }
+        (Device::Cpu, DType::F16) => Tensor::from_vec(halves().reinterpret_into::<half::f16>(), &shape, device),
+        (Device::Cpu, DType::BF16) => Tensor::from_vec(halves().reinterpret_into::<half::bf16>(), &shape, device),
         _ => Tensor::zeros(&shape, dtype, device),
     }
 }

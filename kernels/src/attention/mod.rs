@@ -159,6 +159,12 @@ fn attend(isa: Isa, pool: &Pool, call: &Call<'_>, out: &mut [f32]) {
     let out = Disjoint::new(out);
     let shared_states = Disjoint::new(&mut states);
     let run = |index: usize| {
+        // A decode reads little, and all of it from memory: what the thread most likely takes next is asked for first.
+        if let Some(next) = work.get(index + pool.threads()).filter(|next| tiles[next.tile].tokens == 1) {
+            let next_tile = &tiles[next.tile];
+            let partition = next.partition.map_or(next_tile.partitions().start, |(partition, _)| partition);
+            tile::fetch(isa, call, next_tile, partition);
+        }
         let Work { tile, partition } = work[index];
         let tile = &tiles[tile];
         SCRATCH.with_borrow_mut(|scratch| match partition {

@@ -95,6 +95,21 @@ lanes_entry! {
     pub(super) fn merged / merged_avx2 / merged_avx512(call: &Call<'_>, tile: &Tile, states: &mut [f32], out: &Disjoint<'_, f32>) = merged_lanes
 }
 
+lanes_entry! {
+    /// Asks for the first keys and values of a tile that comes soon.
+    pub(super) fn fetch / fetch_avx2 / fetch_avx512(call: &Call<'_>, tile: &Tile, partition: usize) = fetch_lanes
+}
+
+#[inline(always)]
+fn fetch_lanes<L: Lanes>(call: &Call<'_>, tile: &Tile, partition: usize) {
+    let first = tile.visible.start.max(partition * PARTITION) / CHUNK * CHUNK;
+    let mut rows = [0usize; CHUNK];
+    let rows = &mut rows[..tile.visible.end.saturating_sub(first).min(CHUNK)];
+    key_rows(&call.spans[tile.span].block_table, first, call.kv.shape, tile.kv_head, rows);
+    prefetch::<L>(call.kv.k, rows, call.kv.shape.head_dim);
+    prefetch::<L>(call.kv.v, rows, call.kv.shape.head_dim);
+}
+
 #[inline(always)]
 fn whole_lanes<L: Lanes>(call: &Call<'_>, tile: &Tile, scratch: &mut Scratch, out: &Disjoint<'_, f32>) {
     let rows = tile.tokens * call.group;

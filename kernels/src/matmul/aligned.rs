@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::error::KernelError;
+use crate::pages::prefer_huge_pages;
 
 /// Bytes of a cache line, and of the widest vector register.
 pub(super) const LINE: usize = 64;
@@ -42,20 +43,16 @@ impl Slab {
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
         let offset = base.as_ptr().align_offset(align);
         let slab = Self { base, layout, offset, len };
-        slab.ask_for_huge_pages();
+        if len >= HUGE {
+            prefer_huge_pages(slab.bytes());
+        }
         Ok(slab)
     }
 
-    #[cfg(target_os = "linux")]
-    fn ask_for_huge_pages(&self) {
-        if self.len >= HUGE {
-            // SAFETY: the range lies inside our allocation and starts on a page; the advice changes no contents.
-            unsafe { libc::madvise(self.base.as_ptr().add(self.offset).cast(), self.len, libc::MADV_HUGEPAGE) };
-        }
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: offset + len <= size (offset < align), all bytes are initialised.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(self.offset), self.len) }
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn ask_for_huge_pages(&self) {}
 }
 
 impl Drop for Slab {
