@@ -11,7 +11,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust check fmt bench bench-peer agreement every-type cuda-check clients models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer agreement every-type cuda-check clients models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: models clients test-rust cuda-check ## build, fetch the test models, run e
 
 test-rust: build
 	$(CARGO) test --release --workspace
+
+test-arm: ## run the kernels' tests as 64-bit ARM, under qemu; fetches what that needs into target (Debian, x86-64)
+	kernels/arm-test.sh
 
 check: ## format, lints, and dependencies if cargo-deny is installed
 	$(CARGO) fmt --all --check

@@ -17,11 +17,14 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI (Cascade Lake, Zen 4 and later).
     Avx512,
+    /// 64-bit ARM with int8 dot products (Neoverse N1, Apple M1 and later); int8 matrix products (i8mm: Neoverse V1, Grace,
+    /// Apple M2 and later) are used where the processor has them.
+    Neon,
 }
 
 impl Isa {
     /// Every one, the least first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Neon];
 
     /// The name `ENGRAM_ISA` knows it by.
     pub fn name(self) -> &'static str {
@@ -30,6 +33,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
         }
     }
 
@@ -50,11 +54,22 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::Neon => false,
         }
     }
 
     /// Whether this processor runs it.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => false,
+        }
+    }
+
+    /// Whether this processor runs it.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn available(self) -> bool {
         self == Isa::Scalar
     }
@@ -105,5 +120,27 @@ mod tests {
         let unknown = Isa::from_setting(Some("sse9"));
         assert_eq!(unknown, Err(KernelError::UnknownIsa { value: "sse9".into() }));
         assert!(Isa::best().available());
+        for isa in Isa::ALL {
+            let followed = if isa.available() { Ok(isa) } else { Err(KernelError::MissingIsa { name: isa.name() }) };
+            assert_eq!(Isa::from_setting(Some(isa.name())), followed);
+            assert_eq!(isa.or_scalar(), followed.unwrap_or(Isa::Scalar));
+        }
+        // The message for an unknown one names them all.
+        let message = KernelError::UnknownIsa { value: "sse9".into() }.to_string();
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        assert!(message.ends_with(&names), "{message}: {names}");
+    }
+
+    #[test]
+    fn an_architecture_has_only_its_own() {
+        let (x86, arm) = (cfg!(target_arch = "x86_64"), cfg!(target_arch = "aarch64"));
+        for isa in Isa::ALL {
+            let may_be = match isa {
+                Isa::Scalar => true,
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86,
+                Isa::Neon => arm,
+            };
+            assert!(may_be || !isa.available(), "{}", isa.name());
+        }
     }
 }

@@ -78,7 +78,7 @@ pub enum KernelError {
         bytes: usize,
     },
     /// `ENGRAM_ISA` names no instruction set we know.
-    #[error("ENGRAM_ISA=`{value}` is not known, choose one of: scalar, avx2, avxvnni, avx512")]
+    #[error("ENGRAM_ISA=`{value}` is not known, choose one of: scalar, avx2, avxvnni, avx512, neon")]
     UnknownIsa {
         /// The variable's value.
         value: String,

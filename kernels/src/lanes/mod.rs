@@ -6,10 +6,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar8;
 
 use half::{bf16, f16};
@@ -221,6 +225,9 @@ macro_rules! lanes_entry {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 crate::dispatch::Isa::Avx512 => unsafe { $avx512($($arg),*) },
+                // Lanes ask for nothing beyond every aarch64 target, so their kernels need no features of their own.
+                #[cfg(target_arch = "aarch64")]
+                crate::dispatch::Isa::Neon => $body::<crate::lanes::Neon>($($arg),*),
                 _ => $body::<crate::lanes::Scalar8>($($arg),*),
             }
         }

@@ -299,6 +299,8 @@ fn quantizer(isa: Isa) -> Quantizer {
         Isa::Avx2 | Isa::AvxVnni => super::avx2::quantize_part,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => super::quantize_zmm::quantize_part,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => super::neon::quantize_part,
         _ => quantize_part,
     }
 }

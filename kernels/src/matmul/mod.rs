@@ -7,6 +7,9 @@
 //! Every output is summed in one order, told by [`scalar`], whatever `m`, the other weights of the call, the number of
 //! threads or the instruction set: results are equal bit for bit.
 
+// Parts of what is shared, such as the planes of activations, serve the kernels of one architecture only.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
+
 mod activations;
 mod aligned;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +17,8 @@ mod avx2;
 mod blocks;
 mod epilogue;
 mod format;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod quantize_zmm;
@@ -574,6 +579,8 @@ fn tile_kernel(isa: Isa, ty: GgmlType) -> TileKernel {
         Isa::AvxVnni => table!(vnni::quantised_tiles_ymm, vnni::float_tiles_ymm),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => table!(vnni::quantised_tiles_zmm, vnni::float_tiles_zmm),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => table!(neon::quantised_tile, neon::float_tile),
         _ => table!(scalar::quantised_tile, scalar::float_tile),
     }
 }
