@@ -141,10 +141,10 @@ proptest! {
             pace.observe(&work(decodes, 100, start, prefill), Duration::from_micros(micros));
             let mut allowance = pace.beside(&work(decodes, 100, 0, 0));
             let first = allowance.fits(start);
-            prop_assert!(first >= GROUP && first % GROUP == 0);
+            prop_assert!(first >= GROUP && first.is_multiple_of(GROUP));
             allowance.spend(start, 5);
             let second = allowance.fits(start + 5);
-            prop_assert!(second + 5 <= first && (second + 5) % GROUP == 0);
+            prop_assert!(second + 5 <= first && (second + 5).is_multiple_of(GROUP));
             prop_assert!(pace.rates.unwrap().iter().all(|rate| rate.is_finite() && *rate > 0.0));
         }
     }
