@@ -141,8 +141,9 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
     let planes = Planes::of::<F>(job.acts);
     let mut chunk = MaybeUninit::<Chunk>::uninit();
     let chunk = chunk.as_mut_ptr();
-    for first in (0..units).step_by(CHUNK) {
-        let count = CHUNK.min(units - first);
+    let size = chunk_units::<F>(units);
+    for first in (0..units).step_by(size) {
+        let count = size.min(units - first);
         // SAFETY: unit `first + count` and its block lie in each tile; the chunk holds CHUNK units and 2 * CHUNK groups
         // of two tiles. All that `multiply` reads is written first, and no reference to the whole is made.
         unsafe {
@@ -177,6 +178,12 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
             }
         }
     }
+}
+
+/// Units that are opened at a time, as even as whole blocks allow: a short last chunk would leave no time to fetch the next tile.
+#[inline(always)]
+fn chunk_units<F: TileFormat>(units: usize) -> usize {
+    if F::BLOCK_UNITS > 1 { CHUNK.min(units) } else { units.div_ceil(units.div_ceil(CHUNK)) }
 }
 
 /// Opens units `first .. first + count` of a tile into part `r` of the chunk; gives where its codes are.
@@ -239,11 +246,12 @@ impl Fetch {
 #[inline(always)]
 fn next_part<F: TileFormat>(job: &TileJob<'_>, end: usize, r: usize) -> Fetch {
     let units = job.cols / UNIT;
+    let size = chunk_units::<F>(units);
     let tile = r * job.layout.bytes;
     let (start, len) = if end < units {
-        (tile + job.layout.codes + end * F::UNIT_BYTES, CHUNK.min(units - end) * F::UNIT_BYTES)
+        (tile + job.layout.codes + end * F::UNIT_BYTES, size.min(units - end) * F::UNIT_BYTES)
     } else if job.more {
-        (tile + job.tiles * job.layout.bytes, job.layout.codes + CHUNK.min(units) * F::UNIT_BYTES)
+        (tile + job.tiles * job.layout.bytes, job.layout.codes + size * F::UNIT_BYTES)
     } else {
         return Fetch::NOTHING;
     };
