@@ -141,7 +141,8 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
     let planes = Planes::of::<F>(job.acts);
     let mut chunk = MaybeUninit::<Chunk>::uninit();
     let chunk = chunk.as_mut_ptr();
-    let size = chunk_units::<F>(units);
+    // A stream of a format without sub-scales is one chunk: its scales are opened as they are needed, too.
+    let size = if PACKED && !F::SUPER { units } else { chunk_units::<F>(units) };
     for first in (0..units).step_by(size) {
         let count = size.min(units - first);
         // SAFETY: unit `first + count` and its block lie in each tile; the chunk holds CHUNK units and 2 * CHUNK groups
@@ -151,6 +152,7 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
                 codes: [std::ptr::null(); R],
                 scales: (&raw const (*chunk).scales).cast::<f32>(),
                 mins: (&raw const (*chunk).mins).cast::<f32>(),
+                packed_scales: job.data.as_ptr(),
                 units: count,
                 first: first == 0,
             };
@@ -161,8 +163,13 @@ unsafe fn each_chunk<W: Wide, F: TileFormat, const R: usize, const PACKED: bool>
             let mut acc = acc;
             for (index, block) in job.blocks.clone().enumerate() {
                 // What is read next comes while this is multiplied: the first block asks for tile 0, the second for tile 1.
-                let fetch =
-                    if index < R && !PACKED { next_part::<F>(job, first + count, index) } else { Fetch::NOTHING };
+                // The scales of the tiles that follow come early, in the shade of the next blocks: opening begins with them.
+                let fetch = match index {
+                    _ if PACKED => Fetch::NOTHING,
+                    _ if index < R => next_part::<F>(job, first + count, index),
+                    _ if index < 2 * R && first == 0 => next_scales(job, index - R),
+                    _ => Fetch::NOTHING,
+                };
                 let fetch = fetch.over(count);
                 let start = job.acts.blocks().start(block);
                 let block = job.acts.block(block);
@@ -198,13 +205,16 @@ unsafe fn open_chunk<W: Wide, F: TileFormat, const PACKED: bool>(
 ) -> *const u8 {
     // SAFETY: see the caller.
     unsafe {
+        let packed = tile.add(job.layout.codes + first * F::UNIT_BYTES);
+        if PACKED && !F::SUPER {
+            return packed;
+        }
         let scales = (&raw mut (*chunk).scales[r]).cast::<f32>();
         let mins = (&raw mut (*chunk).mins[r]).cast::<f32>();
         for (index, block) in (first / F::BLOCK_UNITS..(first + count) / F::BLOCK_UNITS).enumerate() {
             let at = index * F::BLOCK_GROUPS * ROWS;
             open_scales::<W, F>(tile.add(block * F::SCALE_BYTES), scales.add(at), mins.add(at));
         }
-        let packed = tile.add(job.layout.codes + first * F::UNIT_BYTES);
         if F::LOW == 8 || PACKED {
             return packed; // codes of eight bits are multiplied where they are
         }
@@ -258,11 +268,23 @@ fn next_part<F: TileFormat>(job: &TileJob<'_>, end: usize, r: usize) -> Fetch {
     Fetch { at: job.data.as_ptr().wrapping_add(start), lines: len.div_ceil(64) }
 }
 
+/// The scales of the tile that follows tile `r` when the job is done.
+#[inline(always)]
+fn next_scales(job: &TileJob<'_>, r: usize) -> Fetch {
+    if !job.more {
+        return Fetch::NOTHING;
+    }
+    let start = (r + job.tiles) * job.layout.bytes;
+    Fetch { at: job.data.as_ptr().wrapping_add(start), lines: job.layout.codes / 64 }
+}
+
 /// Pointers into an open chunk: codes `[units][512]` a tile; scales and mins `[2 * CHUNK][16]` a tile.
 struct Open<const R: usize> {
     codes: [*const u8; R],
     scales: *const f32,
     mins: *const f32,
+    /// Those of one tile as packed, for a stream that opens them itself.
+    packed_scales: *const u8,
     units: usize,
     /// The sums begin here.
     first: bool,
@@ -353,7 +375,11 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
                     }
                 }
                 for r in 0..R {
-                    let scales = W::load_float(open.scales.add(r * TILE_GROUPS + group * ROWS));
+                    let scales = if PACKED && !F::SUPER {
+                        W::load_half(open.packed_scales.add(unit * F::SCALE_BYTES))
+                    } else {
+                        W::load_float(open.scales.add(r * TILE_GROUPS + group * ROWS))
+                    };
                     for i in 0..M {
                         let scale = W::mul(scales, W::splat_float(*x.scales.add(unit * M + i)));
                         sums[i][r] = W::mul_add(W::to_float(dots[i][r]), scale, sums[i][r]);
@@ -361,7 +387,12 @@ unsafe fn multiply<W: Wide, F: TileFormat, const M: usize, const R: usize, const
                 }
                 if F::MINS {
                     for r in 0..R {
-                        let mins = W::load_float(open.mins.add(r * TILE_GROUPS + group * ROWS));
+                        let mins = if PACKED && !F::SUPER {
+                            // `m` is added, a minimum is subtracted.
+                            W::negate(W::load_half(open.packed_scales.add(unit * F::SCALE_BYTES + 2 * ROWS)))
+                        } else {
+                            W::load_float(open.mins.add(r * TILE_GROUPS + group * ROWS))
+                        };
                         for i in 0..M {
                             let weighted = W::splat_float(*x.weighted.add(group * M + i));
                             sums[i][r] = W::sub_mul(mins, weighted, sums[i][r]);

@@ -1,0 +1,73 @@
+//! What a kernel is handed: some tiles, some rows; and which kernel that is.
+
+use std::ops::Range;
+
+use super::activations::Activations;
+use super::format::ROWS;
+use super::pack::TileLayout;
+use crate::dispatch::Isa;
+use crate::quant::GgmlType;
+
+/// One tile, or as many as the kernel takes at once, times some rows of activations.
+pub(super) struct TileJob<'a> {
+    /// The tiles, one after the other.
+    pub data: &'a [u8],
+    pub tiles: usize,
+    /// The thread takes the tiles behind these next.
+    pub more: bool,
+    pub layout: TileLayout,
+    pub cols: usize,
+    /// All rows, `[m, cols]`.
+    pub x: &'a [f32],
+    /// The same as codes; empty where no weight of the call is quantised.
+    pub acts: &'a Activations,
+    pub rows: Range<usize>,
+    /// The blocks that are these rows.
+    pub blocks: Range<usize>,
+}
+
+impl TileJob<'_> {
+    /// What the unsafe kernels rely on; cheap beside a tile.
+    pub(super) fn check(&self, ty: GgmlType, acc_len: usize) {
+        let fits = TileLayout::of(ty, self.cols).is_some_and(|layout| {
+            self.tiles > 0 && self.tiles * layout.bytes == self.data.len() && layout.codes == self.layout.codes
+        });
+        assert!(fits && self.cols.is_multiple_of(ty.block_len()), "{} tiles of {ty} x {}", self.tiles, self.cols);
+        assert!(acc_len == self.rows.len() * self.tiles * ROWS, "{acc_len} sums for {:?}", self.rows);
+        if ty.is_float() {
+            assert!(self.rows.end * self.cols <= self.x.len(), "rows {:?}", self.rows);
+        } else {
+            let blocks = self.acts.blocks();
+            assert!(self.blocks.end <= blocks.count() && self.cols == self.acts.cols(), "blocks {:?}", self.blocks);
+            assert!(blocks.rows_of(self.blocks.clone()) == self.rows, "rows {:?} of {:?}", self.rows, self.blocks);
+        }
+    }
+}
+
+/// `acc[row of x][row of the tiles]`, overwritten.
+pub(super) type TileKernel = fn(&TileJob<'_>, &mut [f32]);
+
+/// The table of kernels: instruction set by type.
+pub(super) fn tile_kernel(isa: Isa, ty: GgmlType) -> TileKernel {
+    macro_rules! table {
+        ($quantised:path, $float:path) => {
+            match ty {
+                GgmlType::F32 => |job, acc| $float(GgmlType::F32, job, acc),
+                GgmlType::F16 => |job, acc| $float(GgmlType::F16, job, acc),
+                GgmlType::BF16 => |job, acc| $float(GgmlType::BF16, job, acc),
+                _ => super::for_quantised!(ty, F => { use $quantised as kernel; kernel::<F> }, else unreachable!("floats are above")),
+            }
+        };
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => table!(super::avx2::quantised_tile, super::avx2::float_tile),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => table!(super::vnni::quantised_tiles_ymm, super::vnni::float_tiles_ymm),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => table!(super::vnni::quantised_tiles_zmm, super::vnni::float_tiles_zmm),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => table!(super::neon::quantised_tile, super::neon::float_tile),
+        _ => table!(super::scalar::quantised_tile, super::scalar::float_tile),
+    }
+}
