@@ -16,7 +16,7 @@ target=aarch64-unknown-linux-gnu
 work=$(mkdir -p "${CARGO_TARGET_DIR:-target}/arm-test" && cd "${CARGO_TARGET_DIR:-target}/arm-test" && pwd)
 root=$work/root
 
-# A private apt that knows both architectures; the system's lists and packages stay as they are.
+# A private apt that knows both architectures, over the system's own sources; its lists and packages stay as they are.
 private_apt() {
   mkdir -p "$work"/apt/{lists,archives}/partial
   cat > "$work/apt/apt.conf" <<CONF
