@@ -198,7 +198,7 @@ mod x86 {
         sums.iter().map(|&s| _mm256_extract_epi64::<0>(s) as u64).fold(0, u64::wrapping_add)
     }
 
-    /// The pair of instructions that AVX2 has for it, the widening every fourth time as in our kernel.
+    /// What AVX2 has for it, summed in i16 as our kernel does; widening to i32, once a group, is left out.
     ///
     /// # Safety
     /// AVX2.

@@ -31,12 +31,20 @@ struct Chunk {
 /// A compiled [`multiply`].
 type Multiply<const R: usize> = unsafe fn(&Open<R>, Rows, Fetch, *mut f32);
 
+/// [`multiply`] compiled for one row, two, and so on.
+macro_rules! by_rows {
+    ($multiply:ident, $format:ident, $tiles:literal, $packed:literal, [$($rows:literal)*]) => {
+        &[$($multiply::<$format, $rows, $tiles, $packed>),*]
+    };
+}
+
 /// Defines the entries of a width: tiles of codes and of floats, compiled with its features.
 ///
 /// Each number of rows is a function of its own: inlined side by side, their address arithmetic was merged and their
 /// sums spilled (measured: 30 % slower).
 macro_rules! entries {
-    ($wide:ident, $features:literal, $multiply:ident, $quantised:ident / $quantised_inner:ident, $float:ident / $float_inner:ident) => {
+    ($wide:ident, $features:literal, $multiply:ident, $stream:tt, $block:tt,
+     $quantised:ident / $quantised_inner:ident, $float:ident / $float_inner:ident) => {
         #[inline(never)]
         #[target_feature(enable = $features)]
         unsafe fn $multiply<F: TileFormat, const M: usize, const R: usize, const PACKED: bool>(
@@ -51,42 +59,14 @@ macro_rules! entries {
 
         #[target_feature(enable = $features)]
         fn $quantised_inner<F: TileFormat>(job: &TileJob<'_>, acc: &mut [f32]) {
-            macro_rules! by_rows {
-                ($tiles:literal, $packed:literal) => {
-                    &[
-                        $multiply::<F, 1, $tiles, $packed>,
-                        $multiply::<F, 2, $tiles, $packed>,
-                        $multiply::<F, 3, $tiles, $packed>,
-                        $multiply::<F, 4, $tiles, $packed>,
-                        $multiply::<F, 5, $tiles, $packed>,
-                        $multiply::<F, 6, $tiles, $packed>,
-                    ]
-                };
-                ($tiles:literal, $packed:literal, more) => {
-                    &[
-                        $multiply::<F, 1, $tiles, $packed>,
-                        $multiply::<F, 2, $tiles, $packed>,
-                        $multiply::<F, 3, $tiles, $packed>,
-                        $multiply::<F, 4, $tiles, $packed>,
-                        $multiply::<F, 5, $tiles, $packed>,
-                        $multiply::<F, 6, $tiles, $packed>,
-                        $multiply::<F, 7, $tiles, $packed>,
-                        $multiply::<F, 8, $tiles, $packed>,
-                        $multiply::<F, 9, $tiles, $packed>,
-                        $multiply::<F, 10, $tiles, $packed>,
-                        $multiply::<F, 11, $tiles, $packed>,
-                        $multiply::<F, 12, $tiles, $packed>,
-                    ]
-                };
-            }
             // SAFETY: as above; the job was checked by whoever called this.
             unsafe {
                 if job.blocks.len() == 1 {
-                    each_chunk::<$wide, F, 1, true>(job, acc.as_mut_ptr(), by_rows!(1, true, more));
+                    each_chunk::<$wide, F, 1, true>(job, acc.as_mut_ptr(), by_rows!($multiply, F, 1, true, $stream));
                 } else if job.tiles == 2 {
-                    each_chunk::<$wide, F, 2, false>(job, acc.as_mut_ptr(), by_rows!(2, false));
+                    each_chunk::<$wide, F, 2, false>(job, acc.as_mut_ptr(), by_rows!($multiply, F, 2, false, $block));
                 } else {
-                    each_chunk::<$wide, F, 1, false>(job, acc.as_mut_ptr(), by_rows!(1, false));
+                    each_chunk::<$wide, F, 1, false>(job, acc.as_mut_ptr(), by_rows!($multiply, F, 1, false, $block));
                 }
             }
         }
@@ -120,14 +100,12 @@ macro_rules! entries {
     };
 }
 
-entries!(
-    Zmm,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c",
-    multiply_zmm,
-    quantised_tiles_zmm / quantised_zmm,
-    float_tiles_zmm / floats_zmm
-);
-entries!(Ymm, "avxvnni,avx2,fma,f16c", multiply_ymm, quantised_tiles_ymm / quantised_ymm, float_tiles_ymm / floats_ymm);
+// Rows of a stream and of a block, as far as `Wide::STREAM_ROWS` and `Wide::BLOCK_ROWS`.
+entries!(Zmm, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c",
+    multiply_zmm, [1 2 3 4 5 6 7 8 9 10 11 12], [1 2 3 4 5 6],
+    quantised_tiles_zmm / quantised_zmm, float_tiles_zmm / floats_zmm);
+entries!(Ymm, "avxvnni,avx2,fma,f16c", multiply_ymm, [1 2 3], [1 2 3],
+    quantised_tiles_ymm / quantised_ymm, float_tiles_ymm / floats_ymm);
 
 /// # Safety
 /// The job was checked; the processor has `W`'s features. So for all functions below.
