@@ -6,7 +6,7 @@ use candle_core::{Storage, Tensor};
 use engram_models::ModelError;
 
 use crate::batch::RowUse;
-use crate::peak::peak;
+use crate::greatest::greatest;
 use crate::request::Logprobs;
 use crate::sampler::{Sampler, SamplerState};
 use crate::scheduler::Scheduler;
@@ -85,7 +85,7 @@ impl RowSampler {
 
     /// False if `logits` holds NaN or an infinity.
     pub fn are_finite(&self, logits: &Tensor) -> Result<bool, ModelError> {
-        with_values(logits, |values| peak(values).is_finite)
+        with_values(logits, |values| greatest(values).is_finite)
     }
 
     fn with_sampler<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
@@ -117,7 +117,7 @@ fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
             Ok(sampled) => Chosen::Token { id, token: sampled.id, logprobs: sampled.logprobs },
             Err(_) => Chosen::NotFinite { id },
         },
-        Job::Score { id, .. } if !peak(row).is_finite => Chosen::NotFinite { id },
+        Job::Score { id, .. } if !greatest(row).is_finite => Chosen::NotFinite { id },
         Job::Score { id, token, alternatives } => {
             Chosen::Score { id, logprobs: sampler.logprobs(row, token, alternatives) }
         }

@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::exp::exp_nonpositive;
-use crate::peak::{Peak, peak};
+use crate::greatest::{Greatest, greatest};
 use crate::request::{GenerateRequest, Logprobs, SamplingParams};
 
 /// What the sampler remembers of one request between its tokens.
@@ -124,7 +124,7 @@ pub struct Sampler {
 impl Sampler {
     /// Chooses the token at output position `position` from `row`, the model's logits `[vocab]`.
     pub fn sample(&mut self, row: &[f32], state: &SamplerState, position: usize) -> Result<Sampled, NotFinite> {
-        let best = peak(row);
+        let best = greatest(row);
         if row.is_empty() || !best.is_finite {
             return Err(NotFinite);
         }
@@ -133,7 +133,7 @@ impl Sampler {
             logits.clear();
             logits.extend_from_slice(row);
             state.change(&mut logits, position);
-            let id = self.choose(&logits, peak(&logits), state, position);
+            let id = self.choose(&logits, greatest(&logits), state, position);
             self.logits = logits;
             id
         } else {
@@ -145,7 +145,7 @@ impl Sampler {
 
     /// Log-probability of `id` under the logits `row`, and the `alternatives` most likely tokens.
     pub fn logprobs(&mut self, row: &[f32], id: u32, alternatives: usize) -> Logprobs {
-        let max = peak(row).max;
+        let max = greatest(row).max;
         self.weights.clear();
         self.weights.extend(row.iter().map(|logit| exp_nonpositive(logit - max)));
         let total = sum(&self.weights);
@@ -156,17 +156,17 @@ impl Sampler {
         Logprobs { logprob: row.get(id as usize).map_or(f32::NEG_INFINITY, |logit| logprob(*logit)), top }
     }
 
-    /// Chooses from `logits`, whose peak is known.
-    fn choose(&mut self, logits: &[f32], peak: Peak, state: &SamplerState, position: usize) -> u32 {
+    /// Chooses from `logits`, whose greatest value is known.
+    fn choose(&mut self, logits: &[f32], greatest: Greatest, state: &SamplerState, position: usize) -> u32 {
         let params = &state.params;
-        let best = peak.max;
+        let best = greatest.max;
         if best == f32::NEG_INFINITY {
             return 0; // every token is a stop id and masked: nothing can be chosen rightly
         }
         // A temperature so low that logits overflow when divided by it is greedy in all but name.
         let inverse = 1.0 / params.temperature;
         if params.temperature == 0.0 || params.top_k == Some(1) || !inverse.is_finite() {
-            return peak.index as u32;
+            return greatest.index as u32;
         }
         let uniform = uniform(state.seed, position as u64);
         match params.top_k.filter(|k| *k < logits.len()) {

@@ -9,7 +9,7 @@ const LANES: usize = 16;
 
 /// What one pass over a row found.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Peak {
+pub(crate) struct Greatest {
     /// The largest value; NaN is passed over. Negative infinity if there is none.
     pub max: f32,
     /// The first place that holds a value equal to it; 0 if there is none.
@@ -19,8 +19,8 @@ pub(crate) struct Peak {
 }
 
 /// Looks at `row` once. Reads each value once from memory; a block that holds a new maximum is read again from L1.
-pub(crate) fn peak(row: &[f32]) -> Peak {
-    let mut best = Peak { max: f32::NEG_INFINITY, index: 0, is_finite: true };
+pub(crate) fn greatest(row: &[f32]) -> Greatest {
+    let mut best = Greatest { max: f32::NEG_INFINITY, index: 0, is_finite: true };
     for (number, block) in row.chunks(BLOCK).enumerate() {
         let (max, is_finite) = max_of(block);
         best.is_finite &= is_finite;
@@ -56,9 +56,9 @@ fn max_of(block: &[f32]) -> (f32, bool) {
 mod tests {
     use super::*;
 
-    fn plain(row: &[f32]) -> Peak {
+    fn plain(row: &[f32]) -> Greatest {
         let max = row.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
-        Peak {
+        Greatest {
             max,
             index: row.iter().position(|x| *x == max && max > f32::NEG_INFINITY).unwrap_or(0),
             is_finite: row.iter().all(|x| x.is_finite()),
@@ -70,14 +70,14 @@ mod tests {
         for len in [0, 1, 2, 31, 32, 33, 1023, 1024, 1025, 5000] {
             // Few distinct values, so that the largest is there many times.
             let row: Vec<f32> = (0..len).map(|i| ((i * 2_654_435_761usize) >> 7 & 63) as f32 - 70.0).collect();
-            assert_eq!(peak(&row), plain(&row), "{len}");
+            assert_eq!(greatest(&row), plain(&row), "{len}");
             for at in [0, len / 3, len.saturating_sub(1)] {
                 for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0] {
                     let mut row = row.clone();
                     if let Some(x) = row.get_mut(at) {
                         *x = odd;
                     }
-                    assert_eq!(peak(&row), plain(&row), "{odd} at {at} of {len}");
+                    assert_eq!(greatest(&row), plain(&row), "{odd} at {at} of {len}");
                 }
             }
         }
@@ -85,20 +85,20 @@ mod tests {
 
     #[test]
     fn zeros_of_both_signs_are_equal() {
-        assert_eq!(peak(&[-1.0, -0.0, 0.0]).index, 1);
-        assert_eq!(peak(&[-1.0, 0.0, -0.0]).index, 1);
+        assert_eq!(greatest(&[-1.0, -0.0, 0.0]).index, 1);
+        assert_eq!(greatest(&[-1.0, 0.0, -0.0]).index, 1);
     }
 
     #[test]
     fn enormous_is_not_infinite() {
-        assert!(peak(&[f32::MAX; 100]).is_finite);
-        assert!(peak(&[f32::MIN; 2000]).is_finite);
+        assert!(greatest(&[f32::MAX; 100]).is_finite);
+        assert!(greatest(&[f32::MIN; 2000]).is_finite);
     }
 
     #[test]
-    fn a_row_of_nothing_has_no_peak() {
-        let none = Peak { max: f32::NEG_INFINITY, index: 0, is_finite: false };
-        assert_eq!(peak(&[f32::NEG_INFINITY; 40]), none);
-        assert_eq!(peak(&[f32::NAN; 1030]), none);
+    fn a_row_of_nothing_has_no_greatest() {
+        let none = Greatest { max: f32::NEG_INFINITY, index: 0, is_finite: false };
+        assert_eq!(greatest(&[f32::NEG_INFINITY; 40]), none);
+        assert_eq!(greatest(&[f32::NAN; 1030]), none);
     }
 }
