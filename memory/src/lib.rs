@@ -1,14 +1,21 @@
-//! What was said before, found again. Nothing of it is here yet.
+//! What was said before, found again: the memory of the projects that Engram serves.
 //!
-//! This crate is where Engram's long-term memory is going to live: records of past conversations
-//! and of source files, kept on disk, found by meaning and by word, and given back to the router,
-//! which puts them into a prompt. Its place among the crates is fixed already:
-//!
-//! - `router` will depend on it; it depends on none of the others. It is handed something that embeds
-//!   text and knows no model, no HTTP and no async runtime.
-//! - Records of one scope (a user, a repository) are never found from another.
-//!
-//! Until the first part of it works, the crate exports nothing, and the server does not mention
-//! memory in its API.
+//! Records of source, decisions and conversations are kept on disk, found by meaning, by word and by
+//! name, and given back to the router, which puts them into a prompt. Synchronous; it knows no model, no
+//! HTTP and no async runtime, and is handed an [`Embedder`].
 
 #![forbid(unsafe_code)]
+
+pub mod backend;
+mod embedder;
+mod error;
+pub mod filter;
+mod query;
+mod record;
+mod scope;
+
+pub use embedder::{Embedder, Side};
+pub use error::{MemoryError, Result};
+pub use query::{Hit, Lifetime, NewRecord, Patch, Query, Recall, SignalScores, Signals};
+pub use record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, Trust, content_hash};
+pub use scope::{Name, Partition, Scope};
