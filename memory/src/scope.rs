@@ -101,6 +101,11 @@ impl Scope {
     /// The domain of everything that does not name one.
     pub const DEFAULT_DOMAIN: &'static str = "coding";
 
+    /// [`Scope::DEFAULT_DOMAIN`] as a name.
+    pub fn default_domain() -> Name {
+        Name(Self::DEFAULT_DOMAIN.into())
+    }
+
     /// All of a tenant's domain.
     ///
     /// # Errors

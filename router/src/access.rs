@@ -59,9 +59,10 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
         model = tracing::field::Empty,
     );
     // Probes and scrapes neither hold up a drain nor fill the log.
-    let work = method == Method::POST;
+    let work = matches!(method, Method::POST | Method::PATCH | Method::DELETE);
     let in_flight = work.then(|| state.drain().enter());
     request.extensions_mut().insert(facts.clone());
+    request.extensions_mut().insert(id.clone());
     let mut ending = Ending {
         state,
         span: span.clone(),

@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
 
@@ -17,10 +17,13 @@ use crate::access;
 use crate::api;
 use crate::auth::ApiKeys;
 use crate::backend::Models;
+use crate::context::Orders;
 use crate::drain::Drain;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::HttpSettings;
+use crate::memory::MemoryService;
 use crate::metrics::Metrics;
+use crate::openapi;
 use crate::request_id::X_REQUEST_ID;
 
 /// What every handler can reach. Cheap to clone.
@@ -33,13 +36,22 @@ struct Inner {
     settings: HttpSettings,
     metrics: Arc<Metrics>,
     drain: Drain,
+    memory: MemoryService,
+    orders: Orders,
 }
 
 impl AppState {
     /// The state of a server that is about to serve `models`. The engines in them should have been
     /// started with [`Metrics::observer`] of the same `metrics`.
-    pub fn new(models: Models, keys: ApiKeys, settings: HttpSettings, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Inner { models, keys, settings, metrics, drain: Drain::default() }))
+    pub fn new(
+        models: Models,
+        keys: ApiKeys,
+        settings: HttpSettings,
+        metrics: Arc<Metrics>,
+        memory: MemoryService,
+    ) -> Self {
+        let (drain, orders) = (Drain::default(), Orders::default());
+        Self(Arc::new(Inner { models, keys, settings, metrics, drain, memory, orders }))
     }
 
     /// The models that are served.
@@ -62,6 +74,16 @@ impl AppState {
         &self.0.drain
     }
 
+    /// The memory, or the reason why there is none.
+    pub fn memory(&self) -> &MemoryService {
+        &self.0.memory
+    }
+
+    /// In which order each session was shown what was recalled for it.
+    pub fn orders(&self) -> &Orders {
+        &self.0.orders
+    }
+
     /// When a request received at `received` must be done: by its own timeout or the configured one,
     /// whichever is shorter.
     pub fn deadline(&self, received: Instant, timeout: Option<Duration>) -> Option<Instant> {
@@ -71,20 +93,49 @@ impl AppState {
     }
 }
 
+/// Routes that ask for no key: probes, and what describes the API itself.
+fn open_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
+    vec![
+        ("/health", get(api::status::health)),
+        ("/ready", get(api::status::ready)),
+        ("/openapi.json", get(openapi::document)),
+    ]
+}
+
+/// Routes that ask for a key where keys are configured.
+fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
+    vec![
+        ("/v1/completions", post(api::completions::create)),
+        ("/v1/chat/completions", post(api::chat::create)),
+        ("/v1/models", get(api::models::list)),
+        // Ids of the hub have a slash in them.
+        ("/v1/models/{*id}", get(api::models::retrieve)),
+        ("/v1/memory/records", post(api::memory::create)),
+        ("/v1/memory/records/{id}", get(api::memory::retrieve).patch(api::memory::update).delete(api::memory::delete)),
+        ("/v1/memory/search", post(api::memory::search)),
+        ("/v1/memory/forget", post(api::memory::forget)),
+        ("/v1/memory/stats", get(api::memory::stats)),
+        ("/v1/memory/snapshots", post(api::memory::snapshot)),
+        ("/tokenize", post(api::tokenize::tokenize)),
+        ("/detokenize", post(api::tokenize::detokenize)),
+        ("/metrics", get(api::status::metrics)),
+        ("/version", get(api::status::version)),
+    ]
+}
+
+/// Paths of all routes, as the router knows them.
+#[cfg(test)]
+pub(crate) fn paths() -> Vec<&'static str> {
+    open_routes().into_iter().chain(keyed_routes()).map(|(path, _)| path).collect()
+}
+
 /// The routes with their layers, for [`crate::serve`] and for tests that need no connection.
 pub fn router(state: AppState) -> Router {
-    let open = Router::new().route("/health", get(api::status::health)).route("/ready", get(api::status::ready));
-    let keyed = Router::new()
-        .route("/v1/completions", post(api::completions::create))
-        .route("/v1/chat/completions", post(api::chat::create))
-        .route("/v1/models", get(api::models::list))
-        // Ids of the hub have a slash in them.
-        .route("/v1/models/{*id}", get(api::models::retrieve))
-        .route("/tokenize", post(api::tokenize::tokenize))
-        .route("/detokenize", post(api::tokenize::detokenize))
-        .route("/metrics", get(api::status::metrics))
-        .route("/version", get(api::status::version))
-        .route_layer(middleware::from_fn_with_state(state.clone(), authenticate));
+    let with = |routes: Vec<(&str, MethodRouter<AppState>)>| {
+        routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+    };
+    let open = with(open_routes());
+    let keyed = with(keyed_routes()).route_layer(middleware::from_fn_with_state(state.clone(), authenticate));
     let mut router = open
         .merge(keyed)
         .fallback(unknown_route)
@@ -133,7 +184,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         return None;
     }
     let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, X_REQUEST_ID])
         .expose_headers([X_REQUEST_ID, header::RETRY_AFTER]);
     if origins.iter().any(|origin| origin == "*") {

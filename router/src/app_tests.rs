@@ -17,7 +17,8 @@ fn state(keys: &[&str], change: impl FnOnce(&mut HttpSettings)) -> AppState {
     let mut settings = HttpSettings::default();
     change(&mut settings);
     let metrics = Arc::new(Metrics::new().expect("names are distinct"));
-    AppState::new(Models::default(), ApiKeys::new(keys).expect("good keys"), settings, metrics)
+    let memory = MemoryService::new(crate::scripted::memory_settings(), Arc::clone(&metrics));
+    AppState::new(Models::default(), ApiKeys::new(keys).expect("good keys"), settings, metrics, memory)
 }
 
 struct Answer {

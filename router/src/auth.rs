@@ -15,10 +15,12 @@ use crate::error::ApiError;
 /// Shortest key that is taken: shorter ones can be guessed.
 pub const MIN_KEY_LEN: usize = 8;
 
-/// Who asks: one API key is one tenant.
+/// Who asks: one API key is one tenant, and keys of one name are one too, so that a key can be changed
+/// without losing what was remembered under the old one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// Name for logs: `anonymous`, or `key-` and the first eight hex digits of the key's sha256.
+    /// Its name, for logs and as the tenant of its memory: `anonymous`, the name that stands before the key
+    /// (`team-a sk-...`), or `key-` and the first sixteen hex digits of the key's sha256.
     pub name: String,
     /// Salt of the prefix cache: tenants never share, nor can they time, each other's blocks.
     pub salt: u64,
@@ -42,6 +44,15 @@ pub enum KeyError {
         /// Its length.
         len: usize,
     },
+    /// Its name may not be one.
+    #[error(
+        "API key number {index} has a name that cannot be used: take 1 to 64 letters, digits and `._-`, and neither \
+         `anonymous` nor one that begins with `key-`, which are the server's own"
+    )]
+    BadName {
+        /// Place in the list, from 0.
+        index: usize,
+    },
     /// A header cannot carry it.
     #[error("API key number {index} holds a character that no HTTP header can carry: use visible ASCII without spaces")]
     NotVisible {
@@ -63,11 +74,18 @@ impl fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// Takes the keys in plain text; equal keys count once.
+    /// Takes the keys in plain text, each with or without a name before it (`team-a sk-...`); equal keys count
+    /// once.
     pub fn new<S: AsRef<str>>(keys: impl IntoIterator<Item = S>) -> Result<Self, KeyError> {
         let mut found: Vec<([u8; 32], Tenant)> = Vec::new();
         for (index, key) in keys.into_iter().enumerate() {
-            let key = key.as_ref();
+            let (name, key) = match key.as_ref().trim().split_once(char::is_whitespace) {
+                Some((name, key)) => (Some(name), key.trim_start()),
+                None => (None, key.as_ref()),
+            };
+            if name.is_some_and(|name| !may_be_name(name)) {
+                return Err(KeyError::BadName { index });
+            }
             if key.len() < MIN_KEY_LEN {
                 return Err(KeyError::TooShort { index, len: key.len() });
             }
@@ -76,7 +94,7 @@ impl ApiKeys {
             }
             let digest = sha256(key.as_bytes());
             if found.iter().all(|(known, _)| *known != digest) {
-                found.push((digest, tenant_of(&digest)));
+                found.push((digest, name.map_or_else(|| tenant_of(&digest), named_tenant)));
             }
         }
         Ok(Self { keys: found })
@@ -123,13 +141,26 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// The name from the key's digest, the salt from a second hash of it, so that neither tells the other.
 fn tenant_of(digest: &[u8; 32]) -> Tenant {
+    let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Tenant { name: format!("key-{hex}"), salt: salt(digest) }
+}
+
+/// All keys of this name.
+fn named_tenant(name: &str) -> Tenant {
+    Tenant { name: name.to_owned(), salt: salt(&sha256(name.as_bytes())) }
+}
+
+fn salt(digest: &[u8; 32]) -> u64 {
     let mut hasher = Sha256::new();
     hasher.update(b"engram prefix cache tenant");
     hasher.update(digest);
     let salt: [u8; 32] = hasher.finalize().into();
-    let salt = u64::from_le_bytes([salt[0], salt[1], salt[2], salt[3], salt[4], salt[5], salt[6], salt[7]]);
-    let hex: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    Tenant { name: format!("key-{hex}"), salt }
+    u64::from_le_bytes([salt[0], salt[1], salt[2], salt[3], salt[4], salt[5], salt[6], salt[7]])
+}
+
+fn may_be_name(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    name.len() <= 64 && name.bytes().all(good) && !name.starts_with("key-") && name != "anonymous"
 }
 
 /// Why a server may not listen on an address.
@@ -210,7 +241,21 @@ mod tests {
     #[test]
     fn bad_keys_are_refused_by_their_place() {
         assert_eq!(ApiKeys::new(["sk-alpha-1", "short"]).expect_err("short"), KeyError::TooShort { index: 1, len: 5 });
-        assert_eq!(ApiKeys::new(["with a space"]).expect_err("space"), KeyError::NotVisible { index: 0 });
+        assert_eq!(ApiKeys::new(["with a space in"]).expect_err("space"), KeyError::NotVisible { index: 0 });
+        for name in ["key-1", "anonymous", "a/b", "é"] {
+            let error = ApiKeys::new([format!("{name} sk-alpha-1")]).expect_err(name);
+            assert_eq!(error, KeyError::BadName { index: 0 });
+        }
+    }
+
+    #[test]
+    fn keys_of_one_name_are_one_tenant() {
+        let keys = keys(&["ada sk-alpha-1", "ada sk-alpha-2", "bob sk-beta-22"]);
+        let tenant = |key: &str| keys.authenticate(&headers(&format!("Bearer {key}"))).expect("known");
+        assert_eq!(tenant("sk-alpha-1"), tenant("sk-alpha-2"));
+        assert_eq!(tenant("sk-alpha-1").name, "ada");
+        assert_ne!(tenant("sk-beta-22").salt, tenant("sk-alpha-1").salt);
+        assert!(keys.authenticate(&headers("Bearer ada sk-alpha-1")).is_err());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum ErrorCode {
     InvalidApiKey,
     /// No such model here.
     ModelNotFound,
+    /// No such record for this key.
+    RecordNotFound,
     /// No such route.
     NotFound,
     /// The route exists, under another method.
@@ -61,13 +63,17 @@ pub enum ErrorCode {
     EngineStopped,
     /// No forward pass gave sane numbers lately.
     Unhealthy,
+    /// There is no memory, or it cannot be used now.
+    MemoryUnavailable,
+    /// The memory takes nothing new: its disk is full or read-only.
+    StorageFull,
     /// The deadline passed before the answer was complete.
     DeadlineExceeded,
 }
 
 impl ErrorCode {
     /// All codes, for tests and documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidJson,
         Self::InvalidValue,
         Self::MissingParameter,
@@ -79,6 +85,7 @@ impl ErrorCode {
         Self::InvalidMessages,
         Self::InvalidApiKey,
         Self::ModelNotFound,
+        Self::RecordNotFound,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -90,6 +97,8 @@ impl ErrorCode {
         Self::ShuttingDown,
         Self::EngineStopped,
         Self::Unhealthy,
+        Self::MemoryUnavailable,
+        Self::StorageFull,
         Self::DeadlineExceeded,
     ];
 
@@ -106,14 +115,17 @@ impl ErrorCode {
             | Self::FimUnsupported
             | Self::InvalidMessages => StatusCode::BAD_REQUEST,
             Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::ModelNotFound | Self::RecordNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::ModelFailure => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ShuttingDown | Self::EngineStopped | Self::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::EngineStopped | Self::Unhealthy | Self::MemoryUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -132,6 +144,7 @@ impl ErrorCode {
             Self::InvalidMessages => "invalid_messages",
             Self::InvalidApiKey => "invalid_api_key",
             Self::ModelNotFound => "model_not_found",
+            Self::RecordNotFound => "record_not_found",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
@@ -143,6 +156,8 @@ impl ErrorCode {
             Self::ShuttingDown => "shutting_down",
             Self::EngineStopped => "engine_stopped",
             Self::Unhealthy => "unhealthy",
+            Self::MemoryUnavailable => "memory_unavailable",
+            Self::StorageFull => "storage_full",
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }

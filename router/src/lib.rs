@@ -8,13 +8,16 @@ pub mod auth;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod drain;
 pub mod error;
 pub mod health;
 pub mod limits;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod openai;
+pub mod openapi;
 pub mod request_id;
 mod server;
 pub mod sse;
@@ -25,5 +28,7 @@ pub use server::serve;
 
 #[cfg(test)]
 mod api_tests;
+#[cfg(test)]
+mod memory_api_tests;
 #[cfg(test)]
 mod scripted;

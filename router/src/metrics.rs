@@ -9,6 +9,8 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::memory::metrics::MemoryMetrics;
+
 /// Milliseconds to minutes: whole requests, time to the first token, time in the queue.
 const SLOW: [f64; 15] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 /// A tenth of a millisecond to seconds: steps, and the gap between two tokens.
@@ -33,6 +35,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     engine: EngineMetrics,
+    memory: MemoryMetrics,
     resident_bytes: IntGauge,
     /// Held while a scrape brings the counters up to the engines' own: two at once would add twice.
     scrape: Mutex<()>,
@@ -177,8 +180,9 @@ impl Metrics {
         let resident_bytes = IntGauge::new("process_resident_memory_bytes", "Resident memory of the process.")?;
         registry.register(Box::new(resident_bytes.clone()))?;
         let engine = EngineMetrics::new(&registry)?;
+        let memory = MemoryMetrics::new(&registry)?;
         engine.started.set(crate::openai::response::unix_now() as f64);
-        Ok(Self { requests, request_seconds, engine, resident_bytes, scrape: Mutex::new(()), registry })
+        Ok(Self { requests, request_seconds, engine, memory, resident_bytes, scrape: Mutex::new(()), registry })
     }
 
     /// Counts an HTTP request.
@@ -191,6 +195,11 @@ impl Metrics {
         let status = status.to_string();
         self.requests.with_label_values(&[route, method, status.as_str(), outcome]).inc();
         self.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+    }
+
+    /// What the memory counts.
+    pub fn memory(&self) -> &MemoryMetrics {
+        &self.memory
     }
 
     /// What an engine that runs `model` is to be given, so that its times land here.

@@ -16,7 +16,9 @@ use engram_models::tokenizer::{SpecialIds, Tokenizer, TokenizerParts};
 use crate::app::AppState;
 use crate::auth::ApiKeys;
 use crate::backend::{ModelFacts, Models, ServedModel};
+use crate::config::{MemorySettings, Sources, resolve};
 use crate::limits::HttpSettings;
+use crate::memory::MemoryService;
 use crate::metrics::Metrics;
 
 /// Ids below are bytes; these follow.
@@ -92,8 +94,18 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_parts(parts).expect("a vocabulary")
 }
 
-/// A server's state around the model `alphabet`, and the knobs of its passes.
+/// A server's state around the model `alphabet`, and the knobs of its passes; it has no memory.
 pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSettings)) -> (AppState, Arc<Knobs>) {
+    let (state, knobs) = server_with_memory(keys, |config, http, _| change(config, http));
+    state.memory().shut("this test has no memory");
+    (state, knobs)
+}
+
+/// The same with a memory that is still to be opened.
+pub fn server_with_memory(
+    keys: &[&str],
+    change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
+) -> (AppState, Arc<Knobs>) {
     let mut config = EngineConfig {
         block_size: 4,
         kv_bytes: 512 * 4 * 2 * 8 * 4,
@@ -103,7 +115,8 @@ pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSet
         ..EngineConfig::default()
     };
     let mut settings = HttpSettings::default();
-    change(&mut config, &mut settings);
+    let mut memory = memory_settings();
+    change(&mut config, &mut settings, &mut memory);
     let knobs = Arc::new(Knobs { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(0) });
     let metrics = Arc::new(Metrics::new().expect("names are distinct"));
     let engine = Engine::start(Alphabet(Arc::clone(&knobs)), config, metrics.observer("alphabet")).expect("an engine");
@@ -120,5 +133,13 @@ pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSet
         engine,
         facts: ModelFacts::default(),
     };
-    (AppState::new(Models::new([model]), ApiKeys::new(keys).expect("good keys"), settings, metrics), knobs)
+    let keys = ApiKeys::new(keys).expect("good keys");
+    let memory = MemoryService::new(memory, Arc::clone(&metrics));
+    (AppState::new(Models::new([model]), keys, settings, metrics, memory), knobs)
+}
+
+/// What is configured where nothing is.
+pub fn memory_settings() -> MemorySettings {
+    let env = [("HOME".to_owned(), "/nowhere".to_owned())].into();
+    resolve(&Sources { env, ..Sources::default() }).expect("defaults").config.memory
 }

@@ -41,6 +41,9 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     }
 }
 
+/// Time that the memory gets to take the last exchanges.
+const REMEMBER_TIME: Duration = Duration::from_secs(10);
+
 /// Waits for the word to stop, then for the running requests, at most to the deadline.
 async fn drain(state: &AppState, shutdown: impl Future<Output = ()>) {
     shutdown.await;
@@ -51,6 +54,10 @@ async fn drain(state: &AppState, shutdown: impl Future<Output = ()>) {
         tracing::warn!(in_flight = state.drain().in_flight(), "the drain deadline passed: ending what still runs");
     }
     state.drain().advance(Phase::Stopping);
+    // An exchange whose answer is complete was promised to be remembered.
+    if tokio::time::timeout(REMEMBER_TIME, state.memory().idle()).await.is_err() {
+        tracing::error!("what was said last is not remembered: the memory did not take it in {REMEMBER_TIME:?}");
+    }
 }
 
 async fn accept_all(

@@ -35,6 +35,7 @@ pub async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError
             healthy_age: model.engine.last_healthy().map(|at| Instant::now().saturating_duration_since(at)),
         })
         .collect();
+    state.memory().measure().await;
     let text = state
         .metrics()
         .render(&reports)

@@ -118,6 +118,11 @@ impl ServedModel {
         Ok(encode_chat(&self.tokenizer, &self.template, &messages, tools.as_ref(), &options)?)
     }
 
+    /// Tokens of a text that users wrote, without what a template puts around it.
+    pub fn count_tokens(&self, text: &str) -> usize {
+        self.tokenizer.encode(text, Specials::AsText).len()
+    }
+
     /// Ids of a completion's prompt.
     pub fn completion_prompt(&self, prompt: &Prompt, add_special: bool, parse_special: bool) -> Vec<u32> {
         match prompt {

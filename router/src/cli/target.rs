@@ -110,7 +110,7 @@ pub fn quiet(resolved: Resolved) -> Config {
 
 /// Finds who answers.
 pub async fn find(args: &TargetArgs, settings: Config) -> anyhow::Result<Target> {
-    let key = args.api_key.clone().map(Secret::new).or_else(|| settings.server.api_keys.first().cloned());
+    let key = args.api_key.clone().map(Secret::new).or_else(|| first_key(&settings));
     if let Some(url) = &args.url {
         let client = Client::new(url, key)?;
         return at(client, args.engine.model.as_deref()).await;
@@ -127,6 +127,12 @@ pub async fn find(args: &TargetArgs, settings: Config) -> anyhow::Result<Target>
     Ok(Target { client, model: local.model.clone(), local: Some(local) })
 }
 
+/// The first configured key, without the name that may stand before it.
+pub fn first_key(settings: &Config) -> Option<Secret> {
+    let key = settings.server.api_keys.first()?.expose();
+    Some(Secret::new(key.split_whitespace().last()?))
+}
+
 /// A running server, and the model asked for or the first it has.
 async fn at(client: Client, model: Option<&str>) -> anyhow::Result<Target> {
     let model = match model {
@@ -140,7 +146,7 @@ async fn at(client: Client, model: Option<&str>) -> anyhow::Result<Target> {
 }
 
 /// The address at which the configured server is reached from this machine.
-fn configured_url(settings: &Config) -> String {
+pub fn configured_url(settings: &Config) -> String {
     let host = settings.server.host.as_str();
     let host = match host.parse::<std::net::IpAddr>() {
         Ok(address) if address.is_unspecified() && address.is_ipv4() => "127.0.0.1".to_owned(),

@@ -4,7 +4,7 @@ use super::Origin;
 use super::value::{Kind, Raw, Value};
 
 /// The sections, in the order in which they are shown.
-pub const SECTIONS: [&str; 5] = ["server", "model", "engine", "log", "models"];
+pub const SECTIONS: [&str; 6] = ["server", "model", "engine", "log", "models", "memory"];
 
 /// One key.
 #[derive(Debug)]
@@ -160,4 +160,63 @@ pub static KEYS: &[Key] = &[
     aliased("models.home", "ENGRAM_HOME", Kind::Path, "", "home of all downloads; unset: ~/.local/share/engram"),
     aliased("models.offline", "ENGRAM_OFFLINE", Kind::Flag, "false", "never touch the network"),
     key("models.revision", Kind::Text, "", "branch, tag or commit of the hub repository"),
+    key("memory.enabled", Kind::Flag, "true", "keep a memory at all; false: /v1/memory answers 503"),
+    key("memory.dir", Kind::Path, "", "where the memory lies; unset: `memory` in server.data_dir"),
+    key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder, by its catalog id"),
+    key(
+        "memory.backend",
+        Kind::Choice(&["embedded", "postgres", "qdrant"]),
+        "embedded",
+        "where records and vectors lie",
+    ),
+    key("memory.domain", Kind::Text, "coding", "domain of requests that name none"),
+    key("memory.recall", Kind::Choice(&["off", "auto"]), "off", "whether a request that does not say recalls"),
+    key("memory.recall_k", Kind::Count { min: 1, max: 100 }, "6", "records recalled at most"),
+    key("memory.recall_budget_tokens", Kind::Count { min: 16, max: 1 << 20 }, "1024", "their tokens at most"),
+    key("memory.recall_min_score", Kind::Count { min: 0, max: 100 }, "20", "least score of a recalled record, percent"),
+    key(
+        "memory.recall_timeout_s",
+        Kind::Seconds { min: 0.01, max: 60.0 },
+        "2",
+        "a chat waits this long for its recall",
+    ),
+    key(
+        "memory.remember",
+        Kind::Choice(&["off", "session", "project"]),
+        "off",
+        "where a request that does not say is remembered",
+    ),
+    key(
+        "memory.keys",
+        Kind::Strings,
+        "",
+        "defaults of single API keys: \"NAME recall=auto remember=session domain=D project=P\"",
+    ),
+    key("memory.workers", Kind::Count { min: 1, max: 1024 }, "16", "operations that run at once"),
+    key("memory.queue_limit", Kind::Count { min: 1, max: 1 << 20 }, "4096", "operations that may wait; past it: 429"),
+    key("memory.ef_search", Kind::Count { min: 8, max: 1 << 14 }, "128", "candidates that the vector index keeps"),
+    key("memory.ttl_code", TTL, "0", "how long code is kept; 0: until it is forgotten"),
+    key("memory.ttl_knowledge", TTL, "0", "how long patterns and decisions are kept"),
+    key("memory.ttl_conversation", TTL, "30d", "how long what was said is kept"),
+    key("memory.ttl_document", TTL, "0", "how long documents are kept"),
+    key("memory.ttl_workflow", TTL, "0", "how long workflows are kept"),
+    key("memory.cache_entries", Kind::Count { min: 0, max: 1 << 24 }, "10000", "entries of each cache; 0: off"),
+    key("memory.cache_code", CACHED, "30m", "how long recalled code is cached"),
+    key("memory.cache_knowledge", CACHED, "1h", "how long recalled knowledge, documents and workflows are cached"),
+    key("memory.cache_conversation", CACHED, "5m", "how long recalled conversations are cached"),
+    key(
+        "memory.self_check_s",
+        Kind::Seconds { min: 0.0, max: 86400.0 },
+        "600",
+        "time between recall self-checks; 0: none",
+    ),
+    key("memory.postgres_url", Kind::Secret, "", "postgres://user:password@host/database"),
+    key("memory.postgres_pool", Kind::Count { min: 1, max: 1024 }, "8", "connections to PostgreSQL"),
+    key("memory.qdrant_url", Kind::Text, "", "http://host:6333"),
+    key("memory.qdrant_api_key", Kind::Secret, "", "its API key"),
+    key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache shared by servers; unset: none"),
 ];
+
+/// Ten years and less.
+const TTL: Kind = Kind::Seconds { min: 0.0, max: 315_360_000.0 };
+const CACHED: Kind = Kind::Seconds { min: 0.0, max: 86400.0 };

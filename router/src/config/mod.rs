@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod interpolate;
 pub mod keys;
+mod memory;
 mod origin;
 mod secrets;
 mod show;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::{ConfigError, ConfigErrors};
+pub use memory::{KeyDefaults, MemoryBackend, MemorySettings, RecallDefault, Remember};
 pub use origin::Origin;
 pub use secrets::Secret;
 pub use show::{show_json, show_text};
@@ -129,6 +131,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[models]`
     pub models: ModelsConfig,
+    /// `[memory]`
+    pub memory: MemorySettings,
 }
 
 /// A value given on the command line for a key.
@@ -246,6 +250,13 @@ fn fill_directories(entries: &mut [Entry], env: &BTreeMap<String, String>, error
         let value = home.value.clone();
         entries[index].value = value;
     }
+    if let Some(index) = unset(entries, "memory.dir")
+        && let Some(Value::Path(data)) =
+            entries.iter().find(|entry| entry.key.name == "server.data_dir").map(|entry| &entry.value)
+    {
+        let dir = data.join("memory");
+        entries[index].value = Value::Path(dir);
+    }
 }
 
 /// Fills the struct from the entries, and checks what concerns several keys at once.
@@ -298,6 +309,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             offline: get.flag("models.offline"),
             revision: get.optional_text("models.revision"),
         },
+        memory: memory::build(&get, errors),
     };
     if config.engine.max_batch_tokens < config.engine.max_num_seqs {
         errors.push(get.bad(
@@ -382,6 +394,13 @@ impl Getter<'_> {
         match self.value(name) {
             Value::Secrets(secrets) => secrets.clone(),
             _ => Vec::new(),
+        }
+    }
+
+    fn secret(&self, name: &str) -> Option<Secret> {
+        match self.value(name) {
+            Value::Secret(secret) => Some(secret.clone()),
+            _ => None,
         }
     }
 

@@ -59,6 +59,7 @@ fn json_value(value: &Value) -> Json {
         Value::Seconds(time) if time.subsec_nanos() == 0 => json!(time.as_secs()),
         Value::Seconds(time) => json!(time.as_secs_f64()),
         Value::Strings(strings) => json!(strings),
+        Value::Secret(_) => json!("***"),
         Value::Secrets(secrets) => json!(vec!["***"; secrets.len()]),
         Value::Path(path) => json!(path),
         Value::Device(Device::Auto) => json!("auto"),

@@ -75,6 +75,18 @@ fn broken_files_are_told_with_key_place_and_cure() {
         ("[engine]\nmax_itl_ms = \"soon\"", &["`engine.max_itl_ms`: \"soon\" is not a whole number"]),
         ("[log]\nlevel = \"verbose\"", &["\"verbose\" is not a log level"]),
         ("[log]\nformat = \"xml\"", &["\"xml\" is not one of text, json"]),
+        ("[memory]\nbackend = \"milvus\"", &["\"milvus\" is not one of embedded, postgres, qdrant"]),
+        (
+            "[memory]\nbackend = \"postgres\"",
+            &["`memory.postgres_url`: is unset, and `memory.backend = \"postgres\"` needs it"],
+        ),
+        ("[memory]\nbackend = \"qdrant\"", &["`memory.qdrant_url`: is unset"]),
+        ("[memory]\npostgres_url = 7", &["`memory.postgres_url`: is not a string"]),
+        ("[memory]\nttl_code = \"never\"", &["\"never\" is not a time"]),
+        ("[memory]\nremember = \"all\"", &["\"all\" is not one of off, session, project"]),
+        ("[memory]\nkeys = [\"recall=auto\"]", &["names no key; write \"NAME recall=auto"]),
+        ("[memory]\nkeys = [\"ada recall=always\"]", &["recall=always of \"ada\" is not one of auto, off"]),
+        ("[memory]\nkeys = [\"ada mood=good\"]", &["\"mood\" of \"ada\" is not one of recall, remember, domain"]),
         ("[models]\nhome = \"a\\u0000b\"", &["`models.home`", "NUL"]),
         ("[server]\nport = 1\nport = 2", &["engram.toml:3:1", "duplicate"]),
         ("[server\nport = 1", &["engram.toml:1:"]),
@@ -255,6 +267,30 @@ fn secrets_are_never_shown() {
     let path = write(dir.path(), "engram.toml", "[server]\napi_keys_file = \"keys\"\n");
     let error = resolve(&Sources { files: vec![path], env: env(&[]), flags: Vec::new() }).unwrap_err();
     assert!(error.to_string().contains("holds no key; write one a line"), "{error}");
+}
+
+#[test]
+fn a_key_has_its_own_memory_defaults() {
+    let text = "[memory]\nrecall = \"auto\"\nttl_conversation = \"7d\"\npostgres_url = \"postgres://a:hidden@h/d\"\n\
+                keys = [\"ada remember=session project=web\", \"bot recall=off domain=business\"]";
+    let resolved = resolve_text(text, &[]).unwrap();
+    let memory = &resolved.config.memory;
+    assert_eq!(memory.dir, Path::new("/home/ada/.local/share/engram/memory"));
+    assert_eq!(memory.backend, MemoryBackend::Embedded);
+    assert!(memory.ttl.contains(&(engram_memory::Kind::Conversation, Some(Duration::from_secs(7 * 86400)))));
+    assert!(memory.ttl.contains(&(engram_memory::Kind::Code, None)));
+    let summary = |tenant: &str| {
+        let defaults = memory.defaults_of(tenant);
+        let project = defaults.project.as_ref().map(|name| name.as_str().to_owned());
+        (defaults.recall, defaults.remember, defaults.domain.as_str().to_owned(), project)
+    };
+    let (auto, off) = (RecallDefault::Auto, RecallDefault::Off);
+    assert_eq!(summary("ada"), (auto, Remember::Session, "coding".into(), Some("web".into())));
+    assert_eq!(summary("bot"), (off, Remember::Off, "business".into(), None));
+    assert_eq!(summary("key-00000000"), (auto, Remember::Off, "coding".into(), None));
+    for shown in [show_text(&resolved.entries), format!("{resolved:?}")] {
+        assert!(!shown.contains("hidden") && shown.contains("***"), "{shown}");
+    }
 }
 
 #[test]

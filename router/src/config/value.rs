@@ -63,6 +63,8 @@ pub enum Value {
     Strings(Vec<String>),
     /// Several secrets.
     Secrets(Vec<Secret>),
+    /// One secret.
+    Secret(Secret),
     /// A path.
     Path(PathBuf),
     /// A device.
@@ -118,6 +120,8 @@ pub enum Kind {
     Strings,
     /// The same, and never shown.
     Secrets,
+    /// One secret, commas and all.
+    Secret,
     /// A path; in a file relative to that file, else to the working directory; `~/` is the home.
     Path,
 }
@@ -148,6 +152,11 @@ impl Kind {
                 .map(|texts| Value::Secrets(texts.into_iter().map(Secret::new).collect()))
                 // The value itself must not end up in a log.
                 .map_err(|_| "is not a list of strings; write for example [\"key-1\", \"key-2\"]".into()),
+            // A URL with a password in it must not end up in a log either.
+            Self::Secret => match raw {
+                Raw::Text(text) if !text.trim().is_empty() => Ok(Value::Secret(Secret::new(text.trim()))),
+                _ => Err("is not a string with something in it".into()),
+            },
             Self::Path => path(raw, origin),
         }
     }
@@ -215,7 +224,7 @@ fn seconds(raw: &Raw, min: f64, max: f64) -> Result<Value, String> {
         .ok_or_else(|| is_not(raw, &format!("a time from {min} to {max} seconds; write for example 30 or \"2m\"")))
 }
 
-/// `30`, `1.5`, `30s`, `500ms`, `2m`, `1h`.
+/// `30`, `1.5`, `30s`, `500ms`, `2m`, `1h`, `7d`.
 fn parse_seconds(text: &str) -> Option<f64> {
     let text = text.trim();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -225,6 +234,7 @@ fn parse_seconds(text: &str) -> Option<f64> {
         "ms" => 1e-3,
         "m" => 60.0,
         "h" => 3600.0,
+        "d" => 86400.0,
         _ => return None,
     };
     number.trim().parse::<f64>().ok().map(|number| number * factor)

@@ -7,6 +7,7 @@ use super::message::{read_messages, read_tools};
 use super::options::Options;
 use crate::error::ApiError;
 use crate::limits::MAX_TOP_LOGPROBS;
+use crate::memory::extension::MemoryMember;
 
 /// A chat request, read and bounded.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct ChatRequest {
     pub logprobs: Option<usize>,
     /// Further variables for the template (extension), such as `enable_thinking`.
     pub template_kwargs: Map<String, Value>,
+    /// What the memory has to do with it (extension `memory`).
+    pub memory: Option<MemoryMember>,
 }
 
 /// What OpenAI has and Engram has not, and why.
@@ -49,9 +52,10 @@ impl ChatRequest {
         let max_tokens = read_max_tokens(&mut fields)?;
         let logprobs = read_logprobs(&mut fields)?;
         let template_kwargs = read_template_kwargs(&mut fields)?;
+        let memory = MemoryMember::read(&mut fields)?;
         read_refused(&mut fields)?;
         fields.finish()?;
-        Ok(Self { options, messages, tools, max_tokens, logprobs, template_kwargs })
+        Ok(Self { options, messages, tools, max_tokens, logprobs, template_kwargs, memory })
     }
 }
 

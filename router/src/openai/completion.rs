@@ -6,6 +6,7 @@ use super::fields::{Fields, check_len, token_id, type_of, wrong_type};
 use super::options::Options;
 use crate::error::ApiError;
 use crate::limits::{MAX_CHOICES, MAX_FIM_FILES, MAX_PROMPTS, MAX_SEQUENCES, MAX_TOKEN_IDS, MAX_TOP_LOGPROBS};
+use crate::memory::extension::MemoryMember;
 
 /// Tokens generated when `max_tokens` is absent: OpenAI's default for this endpoint.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
@@ -62,6 +63,8 @@ pub struct CompletionRequest {
     pub parse_special: bool,
     /// Put the model's beginning-of-sequence id before a text, where it wants one (extension).
     pub add_special: bool,
+    /// What the memory has to do with it (extension `memory`).
+    pub memory: Option<MemoryMember>,
 }
 
 impl CompletionRequest {
@@ -79,8 +82,10 @@ impl CompletionRequest {
         let logprobs = fields.count("logprobs", 0..=MAX_TOP_LOGPROBS)?;
         let parse_special = fields.bool("parse_special", false)?;
         let add_special = fields.bool("add_special", true)?;
+        let memory = MemoryMember::read(&mut fields)?;
         fields.finish()?;
-        let request = Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special };
+        let request =
+            Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special, memory };
         request.check()?;
         Ok(request)
     }

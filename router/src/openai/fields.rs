@@ -56,6 +56,12 @@ impl Fields {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
+    /// The field as it is where `null` is a value of its own; `None` is absent.
+    pub fn raw_or_null(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.map.shift_remove(name)
+    }
+
     /// A string.
     pub fn string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         match self.raw(name) {

@@ -16,6 +16,7 @@ use crate::app::AppState;
 use crate::auth::ApiKeys;
 use crate::backend::Models;
 use crate::config::{Config, Secret};
+use crate::memory::MemoryService;
 use crate::metrics::Metrics;
 
 /// The running server; it ends with [`LocalServer::stop`].
@@ -44,7 +45,10 @@ pub async fn start_local(mut config: Config) -> anyhow::Result<LocalServer> {
     let model = loaded.served.id.clone();
     let listener = bind::listen(bind::take(&[SocketAddr::from(([127, 0, 0, 1], 0))])?)?;
     let url = format!("http://{}", listener.local_addr()?);
-    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics);
+    // A command that asks once remembers nothing, and must not hold the memory that a server may want.
+    config.memory.enabled = false;
+    let memory = MemoryService::new(config.memory.clone(), Arc::clone(&metrics));
+    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics, memory);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(crate::serve(listener, state, async {
         let _ = stopped.await;

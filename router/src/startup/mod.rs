@@ -8,6 +8,7 @@ mod bind;
 mod device;
 mod load;
 mod local;
+mod memory;
 mod ready;
 mod signals;
 mod threads;
@@ -57,7 +58,8 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
 
     let engine = loaded.served.engine.clone();
     let id = loaded.served.id.clone();
-    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics);
+    let memory = memory::start(&config, Arc::clone(&metrics));
+    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics, memory.clone());
     let listener = bind::listen(socket)?;
     let address = listener.local_addr()?;
     let stop = signals::stop()?;
@@ -79,6 +81,7 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
     tracing::info!(%address, model = %id, elapsed = ?begun.elapsed(), "ready");
 
     crate::serve(listener, state, stop).await;
+    memory.close();
     // Its streams have ended by now; this ends its thread, and gives its memory back in order.
     let drained = engine.drain_async(Instant::now()).await?;
     tracing::info!(cut_off = drained.cut_off, "stopped");

@@ -1,0 +1,20 @@
+//! The memory as the server's doors see it: who may ask what, how much at once, and what goes on the wire.
+//!
+//! - [`MemoryService`] is what handlers hold: it runs each operation on a bounded pool of threads, counts it,
+//!   and answers 503 where there is no memory.
+//! - [`MemoryStore`] is what it needs of a memory.
+//! - `wire` reads bodies strictly and writes records; [`extension`] reads the `memory` member of chats and completions.
+
+pub mod extension;
+pub mod metrics;
+mod pool;
+mod service;
+mod store;
+pub mod wire;
+
+pub use pool::Pool;
+pub use service::{MemoryService, Operation};
+pub use store::{MemoryStore, SnapshotReport};
+
+#[cfg(test)]
+pub(crate) mod scripted;
