@@ -13,6 +13,7 @@ pub mod filter;
 mod query;
 mod record;
 mod scope;
+pub mod store;
 
 pub use embedder::{Embedder, Side};
 pub use error::{MemoryError, Result};
