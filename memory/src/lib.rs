@@ -10,6 +10,7 @@ pub mod backend;
 mod embedder;
 mod error;
 pub mod filter;
+pub mod lexical;
 mod query;
 mod record;
 mod scope;

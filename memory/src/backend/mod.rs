@@ -4,7 +4,7 @@
 //! over every backend. One conformance suite (`conformance`) runs against each.
 
 use crate::error::Result;
-use crate::filter::Filter;
+use crate::filter::{CompiledFilter, Filter};
 use crate::record::{Feedback, Kind, Record, RecordId, Timestamp};
 use crate::scope::{Partition, Scope};
 use serde_json::{Map, Value};
@@ -66,6 +66,32 @@ impl Selection {
     /// Everything in `scope`.
     pub fn all(scope: Scope) -> Self {
         Self { scope, kinds: Vec::new(), filter: None }
+    }
+
+    /// Checks it and makes it ready to be asked about many records.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`].
+    pub fn compile(&self) -> Result<CompiledSelection> {
+        let filter = self.filter.as_ref().map(Filter::compile).transpose()?;
+        Ok(CompiledSelection { scope: self.scope.clone(), kinds: self.kinds.clone(), filter })
+    }
+}
+
+/// A checked [`Selection`].
+#[derive(Debug, Clone)]
+pub struct CompiledSelection {
+    scope: Scope,
+    kinds: Vec<Kind>,
+    filter: Option<CompiledFilter>,
+}
+
+impl CompiledSelection {
+    /// Whether `record` is meant: covered by the scope, of one of the kinds, and met by the filter.
+    pub fn matches(&self, record: &Record) -> bool {
+        self.scope.covers(&record.scope)
+            && (self.kinds.is_empty() || self.kinds.contains(&record.kind))
+            && self.filter.as_ref().is_none_or(|filter| filter.matches(record))
     }
 }
 
