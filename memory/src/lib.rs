@@ -9,6 +9,7 @@
 pub mod backend;
 mod embedder;
 mod error;
+pub mod exact;
 pub mod filter;
 pub mod lexical;
 mod query;

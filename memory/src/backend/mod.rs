@@ -3,6 +3,8 @@
 //! A backend finds by one signal at a time; `Memory` embeds, fuses, weighs and caches, the same
 //! over every backend. One conformance suite (`conformance`) runs against each.
 
+pub mod embedded;
+
 use crate::error::Result;
 use crate::filter::{CompiledFilter, Filter};
 use crate::record::{Feedback, Kind, Record, RecordId, Timestamp};

@@ -55,6 +55,16 @@ pub fn version(partition: PartitionId, id: RecordId, version: u32) -> Vec<u8> {
     join(b'h', &[&partition.to_be_bytes(), &id.0.to_be_bytes(), &version.to_be_bytes()])
 }
 
+/// `x partition id version`: the vector of a superseded version.
+pub fn version_vector(partition: PartitionId, id: RecordId, version: u32) -> Vec<u8> {
+    join(b'x', &[&partition.to_be_bytes(), &id.0.to_be_bytes(), &version.to_be_bytes()])
+}
+
+/// All of one record under `h` (versions) or `x` (their vectors).
+pub fn versions(letter: u8, partition: PartitionId, id: RecordId) -> Vec<u8> {
+    join(letter, &[&partition.to_be_bytes(), &id.0.to_be_bytes()])
+}
+
 /// `c partition hash`: which record holds this content in this scope and kind; the hash is [`RecordId::of`] with salt 0.
 pub fn content(partition: PartitionId, hash: RecordId) -> Vec<u8> {
     join(b'c', &[&partition.to_be_bytes(), &hash.0.to_be_bytes()])
