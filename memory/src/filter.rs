@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A condition on one record.
+#[expect(clippy::large_enum_variant, reason = "a filter has at most some hundred parts and lives for one search")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Filter {

@@ -98,6 +98,7 @@ impl CompiledSelection {
 }
 
 /// What is to be forgotten.
+#[expect(clippy::large_enum_variant, reason = "one at a time is made, and none is kept")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Forget {
     /// These records of a partition.
@@ -181,6 +182,12 @@ pub trait Backend: Send + Sync {
 
     /// Sizes; of one partition, or of all.
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats>;
+
+    /// A number that grows with every write to the partition by whatever process, so that caches know their answers
+    /// to be old; `None`: nobody writes but this process.
+    fn generation(&self, _partition: &Partition) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Whether it can serve at all, cheaply asked.
     fn health(&self) -> Result<()>;

@@ -12,6 +12,9 @@ use super::{Bm25, LexicalIndex};
 use crate::backend::Candidate;
 use crate::record::RecordId;
 
+/// Scores are summed in another order than their bounds, so a bound must fall short by more than rounding can do.
+const ROUNDING: f32 = 1.000_01;
+
 /// One word of the query, somewhere in its postings.
 struct Cursor<'a> {
     postings: &'a [Posting],
@@ -123,7 +126,7 @@ impl LexicalIndex {
             let Some(score) = score(&mut cursors, first, slot, &most, best.threshold(), &bm25) else { continue };
             let Some(id) = self.living(slot).filter(|&id| accept(id)) else { continue };
             best.offer(score, id);
-            while first < cursors.len() && most[first] < best.threshold() {
+            while first < cursors.len() && most[first] * ROUNDING < best.threshold() {
                 first += 1;
             }
         }
@@ -197,8 +200,7 @@ fn score(
         }
     }
     for (cursor, most) in lookups.iter_mut().zip(most).rev() {
-        // Sums are rounded in another order than the bounds were, hence the small allowance.
-        if (score + most) * 1.000_01 < threshold {
+        if (score + most) * ROUNDING < threshold {
             return None;
         }
         cursor.seek(slot);
