@@ -9,13 +9,16 @@
 pub mod backend;
 mod embedder;
 mod error;
+pub mod exact;
 pub mod filter;
+pub mod index;
 mod query;
 mod record;
 mod scope;
 
 pub use embedder::{Embedder, Side};
 pub use error::{MemoryError, Result};
+pub use index::{IndexParams, VectorIndex};
 pub use query::{Hit, Lifetime, NewRecord, Patch, Query, Recall, SignalScores, Signals};
 pub use record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, Trust, content_hash};
 pub use scope::{Name, Partition, Scope};
