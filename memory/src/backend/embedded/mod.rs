@@ -18,6 +18,7 @@ use crate::backend::{
     Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written,
 };
 use crate::error::{MemoryError, Result};
+use crate::index::IndexParams;
 use crate::lexical::LexicalParams;
 use crate::record::{Kind, Record, RecordId, Timestamp};
 use crate::scope::{Name, Partition};
@@ -25,6 +26,7 @@ use crate::store::keys::{self, PartitionId};
 use crate::store::tree::Tree;
 use crate::store::{Store, StoreConfig, value};
 use encoder::{Encoders, Slotted};
+use part::Params;
 use resident::Resident;
 
 /// The version of the layout of keys and values.
@@ -39,13 +41,23 @@ pub struct EmbeddedConfig {
     pub store: StoreConfig,
     /// Partitions that are kept in memory at most.
     pub partitions: usize,
+    /// Constants of the vectors' graph.
+    pub index: IndexParams,
+    /// Candidates that a search of it keeps on the way, at least `k`: more find more and take longer.
+    pub ef_search: usize,
     /// Constants of BM25.
     pub lexical: LexicalParams,
 }
 
 impl Default for EmbeddedConfig {
     fn default() -> Self {
-        Self { store: StoreConfig::default(), partitions: 32, lexical: LexicalParams::default() }
+        Self {
+            store: StoreConfig::default(),
+            partitions: 32,
+            index: IndexParams::default(),
+            ef_search: 64,
+            lexical: LexicalParams::default(),
+        }
     }
 }
 
@@ -53,6 +65,7 @@ impl Default for EmbeddedConfig {
 pub struct Embedded {
     store: Store,
     resident: Arc<Resident>,
+    ef_search: usize,
 }
 
 impl Embedded {
@@ -64,10 +77,10 @@ impl Embedded {
     /// # Errors
     /// [`MemoryError::EncoderMismatch`], [`MemoryError::Format`], and those of [`Store::open`].
     pub fn open(dir: &Path, encoder: Option<&EncoderId>, config: EmbeddedConfig) -> Result<Self> {
-        let resident = Arc::new(Resident::new(config.partitions, config.lexical));
+        let resident = Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
         let noted = resident.clone();
         let store = Store::open(dir, config.store, Arc::new(move |ops| noted.note(ops)))?;
-        let memory = Self { store, resident };
+        let memory = Self { store, resident, ef_search: config.ef_search };
         let tree = memory.store.tree();
         check_format(&tree)?;
         let encoders = Encoders::of_tree(&tree)?;
@@ -121,6 +134,8 @@ impl Embedded {
             format!("has {} values, this memory's encoder makes {dim}", vector.len())
         } else if vector.iter().any(|x| !x.is_finite()) {
             "holds a value that is not a number".to_owned()
+        } else if vector.iter().all(|&x| x == 0.0) {
+            "holds only zeros, which is no direction".to_owned()
         } else {
             return Ok(());
         };
@@ -180,6 +195,15 @@ impl Embedded {
             self.store.write(move |view| plan::forget_partition(view, number, &partition))?;
         }
         Ok(gone)
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if !self.read_only() {
+            // What was not written is built at the next open.
+            let _ = self.resident.save(&self.store);
+        }
     }
 }
 
@@ -284,11 +308,11 @@ impl Backend for Embedded {
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
         self.check_vector(self.encoder()?.dim, vector)?;
-        self.search(selection, |part, accept| part.vectors.search(vector, k, accept))
+        self.find_nearest(selection, vector, k)
     }
 
     fn lexical(&self, selection: &Selection, text: &str, k: usize) -> Result<Vec<Candidate>> {
-        self.search(selection, |part, accept| part.words.search(text, k, accept))
+        self.search(selection, |part, _, accept| Ok(part.words.search(text, k, accept)))
     }
 
     fn literal(&self, selection: &Selection, text: &str, k: usize) -> Result<Vec<Candidate>> {
@@ -325,7 +349,7 @@ impl Backend for Embedded {
         self.resident.each_loaded(|number, part| {
             if numbers.contains(&number) {
                 stats.vectors += part.vectors.len() as u64;
-                stats.tombstones += part.words.tombstones() as u64;
+                stats.tombstones += part.vectors.tombstones() as u64;
                 stats.index_bytes += part.bytes() as u64;
             }
         });

@@ -1,12 +1,12 @@
 //! The partitions that are in memory, at most so many; the one asked longest ago makes room.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::encoder::Encoders;
-use super::part::Part;
+use super::part::{Params, Part};
 use crate::error::{MemoryError, Result};
-use crate::lexical::LexicalParams;
 use crate::record::Record;
 use crate::store::Store;
 use crate::store::batch::Op;
@@ -21,7 +21,7 @@ pub struct Resident {
     /// Held for a look-up only, never while a partition loads.
     places: Mutex<Places>,
     most: usize,
-    params: LexicalParams,
+    params: Params,
 }
 
 #[derive(Default)]
@@ -33,7 +33,7 @@ struct Places {
 
 impl Resident {
     /// Room for `most` partitions, at least one.
-    pub fn new(most: usize, params: LexicalParams) -> Self {
+    pub fn new(most: usize, params: Params) -> Self {
         Self { places: Mutex::default(), most: most.max(1), params }
     }
 
@@ -53,12 +53,28 @@ impl Resident {
             let tree = store.tree();
             let encoders = Encoders::of_tree(&tree)?;
             let encoder = encoders.active.ok_or(MemoryError::Closed)?;
-            *guard = Some(Part::load(&tree, id, &encoder, encoders.active_slot, self.params)?);
+            let saved = saved(store, id, encoders.active_slot);
+            *guard = Some(Part::load(&tree, id, &encoder, encoders.active_slot, self.params, &saved)?);
         }
         match &*std::sync::RwLockWriteGuard::downgrade(guard) {
             Some(part) => read(part),
             None => Err(MemoryError::Closed),
         }
+    }
+
+    /// Writes the graphs of the loaded partitions beside the store, so that the next open need not build them. They hold
+    /// nothing that the store does not, so a failure costs time only.
+    ///
+    /// # Errors
+    /// The first refusal of the disk.
+    pub fn save(&self, store: &Store) -> Result<()> {
+        let slot = self.lock().slot;
+        let mut outcome = Ok(());
+        self.each_loaded(|id, part| {
+            let saved = part.save(&saved(store, id, slot), self.params);
+            outcome = std::mem::replace(&mut outcome, Ok(())).and(saved);
+        });
+        outcome
     }
 
     /// Calls `each` for the partitions that are loaded.
@@ -127,6 +143,11 @@ impl Resident {
     }
 }
 
+/// Where a partition's graph is kept.
+fn saved(store: &Store, id: PartitionId, slot: Slot) -> PathBuf {
+    store.dir().join(format!("vectors.{id}.{slot}"))
+}
+
 fn note_op(part: &mut Part, active: Slot, (key, sealed): &Op) {
     match (key.first(), sealed) {
         (Some(b'r'), Some(sealed)) => {
@@ -144,7 +165,7 @@ fn note_op(part: &mut Part, active: Slot, (key, sealed): &Op) {
                 && slot == active
                 && let Some(vector) = value::unseal_vector(key, sealed)
             {
-                part.vectors.insert(id, &vector);
+                part.set_vector(id, &vector);
             }
         }
         _ => {}

@@ -8,24 +8,17 @@ use super::part::Part;
 use super::{Embedded, record_of};
 use crate::backend::{Candidate, CompiledSelection, Selection, Stored};
 use crate::error::Result;
-use crate::exact::best;
 use crate::record::{Record, RecordId, Timestamp};
 use crate::store::keys::{self, PartitionId};
 use crate::store::tree::Tree;
 use crate::store::value;
-
-/// Score of a query that is a record's whole symbol; of its last part; of either but for case; of a text in its content.
-const WHOLE_SYMBOL: f32 = 4.0;
-const LAST_PART: f32 = 3.0;
-const BUT_FOR_CASE: f32 = 2.0;
-const IN_CONTENT: f32 = 1.0;
 
 impl Embedded {
     /// Asks an index of the selection's partition; `accept` knows which records are selected.
     pub(super) fn search(
         &self,
         selection: &Selection,
-        ask: impl FnOnce(&Part, &dyn Fn(RecordId) -> bool) -> Vec<Candidate>,
+        ask: impl FnOnce(&Part, Everything, &dyn Fn(RecordId) -> bool) -> Result<Vec<Candidate>>,
     ) -> Result<Vec<Candidate>> {
         let compiled = selection.compile()?;
         let tree = self.store.tree();
@@ -34,42 +27,39 @@ impl Embedded {
             let now = Timestamp::now();
             let Some(wanted) = part.wanted(&selection.scope, &selection.kinds, now) else { return Ok(Vec::new()) };
             if selection.filter.is_none() {
-                return Ok(ask(part, &|id| part.accepts(&wanted, id)));
+                let everything = Everything(part.takes_all(&wanted));
+                return ask(part, everything, &|id| part.accepts(&wanted, id));
             }
             let filter = Filtered::new(&self.store.tree(), number, &compiled);
-            let found = ask(part, &|id| part.accepts(&wanted, id) && filter.accepts(id));
+            let found = ask(part, Everything(false), &|id| part.accepts(&wanted, id) && filter.accepts(id))?;
             filter.finish()?;
             Ok(found)
         })
     }
 
-    /// Records whose symbol `text` names, or whose content holds it as it stands, best first.
-    pub(super) fn find_literal(&self, selection: &Selection, text: &str, k: usize) -> Result<Vec<Candidate>> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        // Whoever holds the text holds its words: the inverted index narrows, the record decides.
-        let holders = self.search(selection, |part, accept| part.words.search_all(text, usize::MAX / 4, accept))?;
-        let ids: Vec<RecordId> = holders.iter().map(|candidate| candidate.id).collect();
-        let records = self.get_many_records(&selection.scope.partition, &ids)?;
-        let scored = records.iter().filter_map(|record| {
-            literal_score(record, text).map(|score| Candidate { id: record.id, score })
-        });
-        Ok(best(scored, k))
+    /// The nearest by the graph, or exactly where the graph's search finds few that are selected.
+    pub(super) fn find_nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
+        let ef = self.ef_search.max(k);
+        self.search(selection, |part, everything, accept| {
+            let by_number = |id| accept(RecordId(id));
+            let asked: Option<&dyn Fn(u128) -> bool> = if everything.0 { None } else { Some(&by_number) };
+            let found = part.vectors.search(vector, k, ef, asked)?;
+            let found = found.into_iter().map(|(id, score)| Candidate { id: RecordId(id), score });
+            // Where nobody was asked, what has expired is left out here.
+            Ok(found.filter(|candidate| !everything.0 || accept(candidate.id)).collect())
+        })
     }
 
-    fn get_many_records(&self, partition: &crate::scope::Partition, ids: &[RecordId]) -> Result<Vec<Record>> {
+    /// Records that define a symbol or hold a literal of `text`.
+    pub(super) fn find_literal(&self, selection: &Selection, text: &str, k: usize) -> Result<Vec<Candidate>> {
         let tree = self.store.tree();
-        let Some(number) = self.number(&tree, partition)? else { return Ok(Vec::new()) };
-        let mut records = Vec::new();
-        for &id in ids {
+        let Some(number) = self.number(&tree, &selection.scope.partition)? else { return Ok(Vec::new()) };
+        let content = |id| {
             let key = keys::record(number, id);
-            if let Some(sealed) = tree.get(&key)? {
-                records.push(record_of(&tree, &key, &sealed)?);
-            }
-        }
-        Ok(records)
+            let sealed = tree.get(&key).ok()??;
+            value::unseal_json::<Record>(&key, &sealed).map(|record| record.content)
+        };
+        self.search(selection, |part, _, accept| Ok(part.literals.search(&part.words, text, k, accept, &content)))
     }
 
     /// One page of a scan, in the order of ids.
@@ -113,6 +103,9 @@ impl Embedded {
         Ok(page)
     }
 }
+
+/// Whether a search takes every record of its partition that has not expired.
+pub(super) struct Everything(pub bool);
 
 /// A filter that is asked about records by id; each is read from the store once a search.
 struct Filtered<'a> {
@@ -181,19 +174,4 @@ pub fn as_it_stood(
 pub fn vector(tree: &Tree, key: Vec<u8>) -> Result<Vec<f32>> {
     let Some(sealed) = tree.get(&key)? else { return Ok(Vec::new()) };
     Ok(value::unseal_vector(&key, &sealed).ok_or_else(|| tree.damaged(&key))?)
-}
-
-/// How exactly `text` is in a record; `None`: not at all.
-fn literal_score(record: &Record, text: &str) -> Option<f32> {
-    let symbol = record.provenance.symbol.as_deref().unwrap_or_default();
-    let last = symbol.rsplit([':', '.', '#', '/']).next().unwrap_or_default();
-    if symbol == text {
-        Some(WHOLE_SYMBOL)
-    } else if last == text {
-        Some(LAST_PART)
-    } else if symbol.to_lowercase() == text.to_lowercase() || last.to_lowercase() == text.to_lowercase() {
-        Some(BUT_FOR_CASE)
-    } else {
-        record.content.contains(text).then_some(IN_CONTENT)
-    }
 }
