@@ -8,6 +8,7 @@ pub mod activation;
 pub mod attention;
 mod disjoint;
 pub mod dispatch;
+pub mod distance;
 pub mod error;
 mod lanes;
 pub mod matmul;

@@ -4,12 +4,21 @@
 //! `{"in": {"field", "values"}}`, `{"range": {"field", "gt" | "gte" | "lt" | "lte"}}`, `{"exists": {"field"}}`,
 //! `{"glob": {"field", "pattern"}}`. Fields: `kind`, `project`, `session`, `language`, `path`, `symbol`, `commit`,
 //! `trust`, `created`, `updated` (ms), `version`, `pinned`, and `metadata.<key>` with dots into objects.
-//! A comparison with a field that is not there is false, so `ne` and `not` hold for it.
+//! A comparison with a field that is not there (or null) is false, so `ne` and `not` hold for it.
+//!
+//! Numbers are compared by value (`1` equals `1.0`). In a glob `*`, `?` do not cross `/`, `**` does, `\\` takes the next
+//! character as it stands, and case counts.
+
+mod compiled;
+mod field;
+
+pub use compiled::CompiledFilter;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A condition on one record.
+#[expect(clippy::large_enum_variant, reason = "a filter has at most some hundred parts and lives for one search")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Filter {
@@ -31,6 +40,40 @@ pub enum Filter {
     Exists(Presence),
     /// The field, a string, matches a glob (`src/**/*.rs`).
     Glob(Pattern),
+}
+
+impl Filter {
+    /// Deepest nesting of `and`, `or` and `not`.
+    pub const MAX_DEPTH: usize = 16;
+    /// Most conditions in one filter, its `and`, `or` and `not` counted too.
+    pub const MAX_NODES: usize = 256;
+    /// Most values of one `in`.
+    pub const MAX_VALUES: usize = 1024;
+    /// Longest glob, bytes.
+    pub const MAX_GLOB: usize = 512;
+
+    /// Checks it and makes it ready to be asked about many records.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Invalid`] names the condition: an unknown field, a range without bounds or with bounds
+    /// of two types, a value that cannot be compared with, a glob that is none, or a filter past its limits.
+    pub fn compile(&self) -> crate::Result<CompiledFilter> {
+        CompiledFilter::new(self)
+    }
+
+    /// Whether it may be used.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`].
+    pub fn validate(&self) -> crate::Result<()> {
+        self.compile().map(drop)
+    }
+
+    /// Whether a record meets it; a filter that is not valid is met by none. For more than one record
+    /// [`Filter::compile`] it first.
+    pub fn matches(&self, record: &crate::Record) -> bool {
+        self.compile().is_ok_and(|filter| filter.matches(record))
+    }
 }
 
 /// `field` against `value`.

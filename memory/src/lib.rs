@@ -7,15 +7,32 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod cache;
+pub mod config;
 mod embedder;
 mod error;
+pub mod exact;
 pub mod filter;
+pub mod fuse;
+pub mod index;
+pub mod lexical;
+pub mod literal;
+mod memory;
+pub mod mmr;
+mod observer;
 mod query;
 mod record;
+mod redact;
 mod scope;
+pub mod store;
 
+pub use config::MemoryConfig;
 pub use embedder::{Embedder, Side};
 pub use error::{MemoryError, Result};
+pub use memory::{Memory, MemoryStats, SelfCheck};
+pub use observer::{MemoryObserver, Operation, Unobserved};
+pub use index::{IndexParams, VectorIndex};
 pub use query::{Hit, Lifetime, NewRecord, Patch, Query, Recall, SignalScores, Signals};
 pub use record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, Trust, content_hash};
+pub use redact::{Redactor, Unredacted};
 pub use scope::{Name, Partition, Scope};

@@ -3,8 +3,10 @@
 //! A backend finds by one signal at a time; `Memory` embeds, fuses, weighs and caches, the same
 //! over every backend. One conformance suite (`conformance`) runs against each.
 
+pub mod embedded;
+
 use crate::error::Result;
-use crate::filter::Filter;
+use crate::filter::{CompiledFilter, Filter};
 use crate::record::{Feedback, Kind, Record, RecordId, Timestamp};
 use crate::scope::{Partition, Scope};
 use serde_json::{Map, Value};
@@ -67,9 +69,36 @@ impl Selection {
     pub fn all(scope: Scope) -> Self {
         Self { scope, kinds: Vec::new(), filter: None }
     }
+
+    /// Checks it and makes it ready to be asked about many records.
+    ///
+    /// # Errors
+    /// As [`Filter::compile`].
+    pub fn compile(&self) -> Result<CompiledSelection> {
+        let filter = self.filter.as_ref().map(Filter::compile).transpose()?;
+        Ok(CompiledSelection { scope: self.scope.clone(), kinds: self.kinds.clone(), filter })
+    }
+}
+
+/// A checked [`Selection`].
+#[derive(Debug, Clone)]
+pub struct CompiledSelection {
+    scope: Scope,
+    kinds: Vec<Kind>,
+    filter: Option<CompiledFilter>,
+}
+
+impl CompiledSelection {
+    /// Whether `record` is meant: covered by the scope, of one of the kinds, and met by the filter.
+    pub fn matches(&self, record: &Record) -> bool {
+        self.scope.covers(&record.scope)
+            && (self.kinds.is_empty() || self.kinds.contains(&record.kind))
+            && self.filter.as_ref().is_none_or(|filter| filter.matches(record))
+    }
 }
 
 /// What is to be forgotten.
+#[expect(clippy::large_enum_variant, reason = "one at a time is made, and none is kept")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Forget {
     /// These records of a partition.
@@ -153,6 +182,12 @@ pub trait Backend: Send + Sync {
 
     /// Sizes; of one partition, or of all.
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats>;
+
+    /// A number that grows with every write to the partition by whatever process, so that caches know their answers
+    /// to be old; `None`: nobody writes but this process.
+    fn generation(&self, _partition: &Partition) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Whether it can serve at all, cheaply asked.
     fn health(&self) -> Result<()>;

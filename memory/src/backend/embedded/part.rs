@@ -1,0 +1,225 @@
+//! What of one partition is kept in memory: facts for filters, and the indexes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::encoder::EncoderId;
+use crate::error::Result;
+use crate::index::{IndexParams, VectorIndex};
+use crate::lexical::{LexicalIndex, LexicalParams, Words};
+use crate::literal::LiteralIndex;
+use crate::record::{Kind, Record, RecordId, Timestamp};
+use crate::scope::{Name, Scope};
+use crate::store::keys::{self, PartitionId, Slot};
+use crate::store::tree::Tree;
+use crate::store::value;
+
+/// Below this many dead vectors no rebuild is worth its while.
+const MIN_DEAD: usize = 256;
+
+/// What a search asks of every candidate; 40 bytes. The rest of a record is read from the store when a filter needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    kind: Kind,
+    pinned: bool,
+    /// Numbers in the partition's table of names; 0 for none.
+    project: u32,
+    session: u32,
+    expires: Option<Timestamp>,
+}
+
+/// One partition in memory.
+pub struct Part {
+    facts: HashMap<RecordId, Facts>,
+    names: HashMap<Name, u32>,
+    /// Vectors of the records; shared with whoever sweeps it in the background.
+    pub vectors: Arc<VectorIndex>,
+    /// Their words.
+    pub words: LexicalIndex,
+    /// Their symbols and paths.
+    pub literals: LiteralIndex,
+    /// The vectors changed since their file was read.
+    changed: bool,
+    sweeping: Arc<AtomicBool>,
+}
+
+/// Constants of the indexes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Params {
+    /// Of the graph.
+    pub index: IndexParams,
+    /// Of BM25.
+    pub lexical: LexicalParams,
+}
+
+/// A scope and kinds, with names looked up once a search.
+pub struct Wanted {
+    project: Option<u32>,
+    session: Option<u32>,
+    kinds: Vec<Kind>,
+    now: Timestamp,
+}
+
+impl Part {
+    /// Reads a partition from the store; `saved` is its vectors' graph as it was written when it was last let go.
+    ///
+    /// A graph that is missing or damaged is built anew. One that is older than the store is caught up: a vector that differs is put
+    /// in again, and one whose record is gone is not found, since every search asks for the record's facts.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Corrupt`] if a value of the store fails its checksum.
+    pub fn load(
+        tree: &Tree,
+        partition: PartitionId,
+        encoder: &EncoderId,
+        slot: Slot,
+        params: Params,
+        saved: &Path,
+    ) -> Result<Self> {
+        let mut records: Vec<Record> = Vec::new();
+        for pair in tree.scan(&keys::all(b'r', partition), &[]) {
+            let (key, sealed) = pair?;
+            records.push(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?);
+        }
+        let words: Vec<_> = records.iter().map(|record| (record.id, Words::of(record))).collect();
+        let words = LexicalIndex::build(params.lexical, &words);
+        let index = match VectorIndex::load(saved, params.index) {
+            Ok(index) if index.dim() == encoder.dim && index.len() <= records.len() + records.len() / 4 => index,
+            _ => VectorIndex::new(encoder.dim, params.index)?,
+        };
+        let changed = catch_up(&index, tree, &keys::all_vectors(slot, partition))?;
+        let mut part = Self {
+            facts: HashMap::new(),
+            names: HashMap::new(),
+            vectors: Arc::new(index),
+            words,
+            literals: LiteralIndex::default(),
+            changed,
+            sweeping: Arc::default(),
+        };
+        for record in &records {
+            part.note(record);
+            part.literals.insert(record.id, Words::of(record));
+        }
+        Ok(part)
+    }
+
+    /// Takes a record in, or its new state.
+    pub fn upsert(&mut self, record: &Record) {
+        self.note(record);
+        self.words.insert(record.id, Words::of(record));
+        self.literals.insert(record.id, Words::of(record));
+    }
+
+    /// Takes a record's vector in. One that the index does not take was refused when it was written.
+    pub fn set_vector(&mut self, id: RecordId, vector: &[f32]) {
+        self.changed |= self.vectors.insert(id.0, vector).is_ok();
+        self.sweep();
+    }
+
+    /// Takes a record out.
+    pub fn remove(&mut self, id: RecordId) {
+        self.facts.remove(&id);
+        self.words.remove(id);
+        self.literals.remove(id);
+        self.changed |= self.vectors.remove(id.0);
+        self.sweep();
+    }
+
+    /// Writes the vectors' graph to `path` if it changed since it was read; small ones are quicker built than read.
+    pub fn save(&self, path: &Path, params: Params) -> Result<()> {
+        if self.changed && self.vectors.len() > params.index.exact_below {
+            self.vectors.save(path)?;
+        }
+        Ok(())
+    }
+
+    /// Builds the graph anew, in the background, once a quarter of it is dead.
+    fn sweep(&self) {
+        let dead = self.vectors.tombstones();
+        if dead < MIN_DEAD || dead * 3 < self.vectors.len() || self.sweeping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (index, sweeping) = (self.vectors.clone(), self.sweeping.clone());
+        let sweep = move || {
+            index.compact();
+            sweeping.store(false, Ordering::Release);
+        };
+        if std::thread::Builder::new().name("memory-sweep".to_owned()).spawn(sweep).is_err() {
+            self.sweeping.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether `wanted` takes every vector of the index but for expired ones, so that nobody need be asked.
+    pub fn takes_all(&self, wanted: &Wanted) -> bool {
+        let anywhere = wanted.project.is_none() && wanted.session.is_none() && wanted.kinds.is_empty();
+        anywhere && self.vectors.len() == self.facts.len()
+    }
+
+    /// Bytes on the heap, about.
+    pub fn bytes(&self) -> usize {
+        let facts = self.facts.capacity() * (size_of::<Facts>() + 17);
+        self.vectors.bytes() + self.words.bytes() + self.literals.bytes() + facts
+    }
+
+    /// What a search of `scope` and `kinds` wants; `None` if nothing here can be it.
+    pub fn wanted(&self, scope: &Scope, kinds: &[Kind], now: Timestamp) -> Option<Wanted> {
+        let number = |name: &Option<Name>| match name {
+            None => Some(None),
+            Some(name) => self.names.get(name).map(|&number| Some(number)),
+        };
+        Some(Wanted {
+            project: number(&scope.project)?,
+            session: number(&scope.session)?,
+            kinds: kinds.to_vec(),
+            now,
+        })
+    }
+
+    /// Whether a record is wanted, by its facts.
+    pub fn accepts(&self, wanted: &Wanted, id: RecordId) -> bool {
+        self.facts.get(&id).is_some_and(|facts| {
+            wanted.project.is_none_or(|project| project == facts.project)
+                && wanted.session.is_none_or(|session| session == facts.session)
+                && (wanted.kinds.is_empty() || wanted.kinds.contains(&facts.kind))
+                && (facts.pinned || facts.expires.is_none_or(|expires| expires > wanted.now))
+        })
+    }
+
+    fn note(&mut self, record: &Record) {
+        let project = self.number(record.scope.project.as_ref());
+        let session = self.number(record.scope.session.as_ref());
+        let Record { id, kind, pinned, expires, .. } = *record;
+        self.facts.insert(id, Facts { kind, pinned, project, session, expires });
+    }
+
+    fn number(&mut self, name: Option<&Name>) -> u32 {
+        let Some(name) = name else { return 0 };
+        let next = u32::try_from(self.names.len() + 1).unwrap_or(u32::MAX);
+        *self.names.entry(name.clone()).or_insert(next)
+    }
+}
+
+/// Puts the vectors under `prefix` in that `index` does not hold as they are. Whether there were any.
+fn catch_up(index: &VectorIndex, tree: &Tree, prefix: &[u8]) -> Result<bool> {
+    let mut missing: Vec<(u128, Vec<f32>)> = Vec::new();
+    for pair in tree.scan(prefix, &[]) {
+        let (key, sealed) = pair?;
+        let vector = value::unseal_vector(&key, &sealed).ok_or_else(|| tree.damaged(&key))?;
+        let Some((_, _, id)) = keys::parse_vector(&key) else { continue };
+        if index.vector(id.0).is_none_or(|held| !same(&held, &vector)) {
+            missing.push((id.0, vector));
+        }
+    }
+    let rows: Vec<(u128, &[f32])> = missing.iter().map(|(id, vector)| (*id, vector.as_slice())).collect();
+    index.insert_many(&rows)?;
+    Ok(!rows.is_empty())
+}
+
+/// Whether an index's row, which is scaled to length 1, is this vector; of a vector that was that long already, scaling
+/// changes the last bits.
+fn same(held: &[f32], vector: &[f32]) -> bool {
+    held.len() == vector.len() && held.iter().zip(vector).all(|(a, b)| (a - b).abs() <= 1e-5)
+}

@@ -1,0 +1,168 @@
+//! The memory: remember, recall, forget, the same over every backend.
+
+mod past;
+mod rank;
+mod search;
+mod self_check;
+mod write;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::backend::{Backend, BackendStats, Forget};
+use crate::cache::{CacheCounts, MemoryCaches};
+use crate::config::MemoryConfig;
+use crate::embedder::Embedder;
+use crate::error::Result;
+use crate::observer::{MemoryObserver, Operation, Unobserved};
+use crate::record::{Kind, Record, RecordId, Timestamp};
+use crate::redact::{Redactor, Unredacted};
+use crate::scope::Partition;
+pub use self_check::SelfCheck;
+
+/// Records, found again by meaning, word and name. Shared by all threads; every method may block.
+pub struct Memory {
+    backend: Arc<dyn Backend>,
+    embedder: Arc<dyn Embedder>,
+    config: MemoryConfig,
+    caches: MemoryCaches,
+    redactor: Arc<dyn Redactor>,
+    observer: Arc<dyn MemoryObserver>,
+}
+
+/// Sizes and counts of a memory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MemoryStats {
+    /// The backend's name.
+    pub backend: &'static str,
+    /// The encoder's name.
+    pub encoder: String,
+    /// Length of its vectors.
+    pub dim: usize,
+    /// What is stored.
+    pub stored: BackendStats,
+    /// The cache of queries' vectors.
+    pub embedding_cache: CacheCounts,
+    /// The cache of answers.
+    pub recall_cache: CacheCounts,
+}
+
+impl Memory {
+    /// A memory over a backend, with nothing redacted and nobody counting.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Invalid`] for a setting out of its range.
+    pub fn with_backend(backend: Arc<dyn Backend>, embedder: Arc<dyn Embedder>, config: MemoryConfig) -> Result<Self> {
+        config.validate()?;
+        let caches = MemoryCaches::new(&config.caches);
+        let (redactor, observer) = (Arc::new(Unredacted), Arc::new(Unobserved));
+        Ok(Self { backend, embedder, config, caches, redactor, observer })
+    }
+
+    /// The same with a redactor: content and metadata pass through it before they are embedded or stored.
+    #[must_use]
+    pub fn redacted_by(mut self, redactor: Arc<dyn Redactor>) -> Self {
+        self.redactor = redactor;
+        self
+    }
+
+    /// The same with somebody who counts.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn MemoryObserver>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &MemoryConfig {
+        &self.config
+    }
+
+    /// Where the records lie.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Who makes its vectors.
+    pub fn embedder(&self) -> &Arc<dyn Embedder> {
+        &self.embedder
+    }
+
+    /// A record as it stands, or as it stood at `as_of`; `None`: it is not there, expired, or another partition's.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Option<Record>> {
+        self.watched(Operation::Get, None, || self.backend.get(partition, id, as_of))
+    }
+
+    /// Forgets records with their history, and what the caches hold of their partition. How many went.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Invalid`] for a filter that is not valid; the backend's.
+    pub fn forget(&self, what: &Forget) -> Result<u64> {
+        self.watched(Operation::Forget, None, || {
+            if let Forget::Matching(selection) = what {
+                selection.compile()?;
+            }
+            let gone = self.backend.forget(what);
+            // Also after a failure, for a part may be gone.
+            match what {
+                Forget::Ids(partition, _) => self.caches.forget(&partition.tenant, Some(&partition.domain)),
+                Forget::Matching(selection) => {
+                    let partition = &selection.scope.partition;
+                    self.caches.forget(&partition.tenant, Some(&partition.domain));
+                }
+                Forget::Tenant(tenant) => self.caches.forget(tenant, None),
+            }
+            gone
+        })
+    }
+
+    /// Removes what expired before `now`; to be called now and then. Searches leave expired records out before that.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn expire(&self, now: Timestamp) -> Result<u64> {
+        self.watched(Operation::Expire, None, || {
+            let gone = self.backend.expire(now);
+            if !matches!(gone, Ok(0)) {
+                self.caches.written_anywhere();
+            }
+            gone
+        })
+    }
+
+    /// Sizes of one partition, or of all, and counts of the caches.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn stats(&self, partition: Option<&Partition>) -> Result<MemoryStats> {
+        Ok(MemoryStats {
+            backend: self.backend.name(),
+            encoder: self.embedder.name().to_owned(),
+            dim: self.embedder.dim(),
+            stored: self.backend.stats(partition)?,
+            embedding_cache: self.caches.embedding_counts(),
+            recall_cache: self.caches.recall_counts(),
+        })
+    }
+
+    /// Runs an operation and tells the observer.
+    fn watched<T>(&self, operation: Operation, kind: Option<Kind>, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let outcome = run();
+        self.observer.operation(operation, kind, outcome.is_ok(), start.elapsed());
+        outcome
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Memory");
+        debug.field("backend", &self.backend.name()).field("encoder", &self.embedder.name());
+        debug.field("config", &self.config).finish_non_exhaustive()
+    }
+}

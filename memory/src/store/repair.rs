@@ -1,0 +1,1 @@
+//! What can be read of a damaged store, put into a fresh one.

@@ -1,0 +1,323 @@
+//! The one thread that writes: it plans, commits in groups, empties the log, and has generations copied.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::batch::Op;
+use super::compact::{self, Copied};
+use super::current::Current;
+use super::fault::{Fault, io_fault};
+use super::log::{Log, Usable};
+use super::tree::Tree;
+use super::view::View;
+use super::{Observer, Shared, StoreConfig, keys};
+
+/// A group is closed at this many jobs, so that the first waits no longer than they take.
+const MAX_GROUP: usize = 1024;
+/// A group is closed at this many bytes.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+/// Largest commit, bytes: a frame's length has 32 bits. A single plan above it is refused.
+const MAX_COMMIT: usize = 1 << 31;
+/// After something was forgotten, the log is emptied when this long nobody wrote.
+const QUIET: Duration = Duration::from_millis(50);
+/// And after this long in any case.
+const PURGE_LOG: Duration = Duration::from_secs(1);
+/// A copy that failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(600);
+
+/// A plan: given the view, whether it failed, and whom to tell what became of the commit.
+pub type Job = Box<dyn FnOnce(&mut View<'_>) -> (bool, Acknowledge) + Send>;
+/// Tells the caller.
+pub type Acknowledge = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+/// Where the answer to a request goes.
+type Answer = Sender<Result<(), Fault>>;
+
+/// What the writer is asked.
+pub enum Message {
+    /// Plan and commit.
+    Write(Job),
+    /// Empty the log.
+    Checkpoint(Answer),
+    /// Copy the generation now.
+    Compact(Answer),
+    /// Send every commit from now on here as well.
+    Mirror(Sender<Receiver<Arc<Vec<Op>>>>),
+    /// A copy is ready, but for the commits made meanwhile.
+    Copied(Result<Copied, Fault>),
+    /// End.
+    Close,
+}
+
+/// The writer's state.
+pub struct Writer {
+    dir: PathBuf,
+    current: Current,
+    log: Log,
+    shared: Shared,
+    config: StoreConfig,
+    observer: Observer,
+    own: Sender<Message>,
+    mirrors: Vec<Sender<Arc<Vec<Op>>>>,
+    /// The disk failed in a way after which no write can be trusted; reads go on.
+    broken: Option<Fault>,
+    /// When the log first held something that was meant to be gone.
+    purge_log: Option<Instant>,
+    /// When the generation first held something that was meant to be gone.
+    purge_tree: Option<Instant>,
+    /// At the last checkpoint the generation was twice what it began with.
+    outgrown: bool,
+    copying: bool,
+    waiting: Vec<Answer>,
+    not_before: Option<Instant>,
+}
+
+impl Writer {
+    /// A writer for an open store.
+    pub fn new(
+        dir: &Path,
+        current: Current,
+        log: Log,
+        shared: Shared,
+        config: StoreConfig,
+        observer: Observer,
+        own: Sender<Message>,
+    ) -> Result<Self, Fault> {
+        let mut writer = Self {
+            dir: dir.to_owned(),
+            current,
+            log,
+            shared,
+            config,
+            observer,
+            own,
+            mirrors: Vec::new(),
+            broken: None,
+            purge_log: None,
+            purge_tree: None,
+            outgrown: false,
+            copying: false,
+            waiting: Vec::new(),
+            not_before: None,
+        };
+        writer.purge_tree = writer.tree().get(keys::PURGE)?.map(|_| Instant::now());
+        Ok(writer)
+    }
+
+    /// Serves until it is told to close.
+    pub fn run(mut self, receiver: &Receiver<Message>) {
+        loop {
+            let patience = if self.purge_log.is_some() { QUIET } else { Duration::from_secs(5) };
+            match receiver.recv_timeout(patience) {
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Message::Write(job)) => {
+                    if self.group(job, receiver) {
+                        break;
+                    }
+                }
+                Ok(message) => self.serve(message),
+                Err(RecvTimeoutError::Timeout) if self.purge_log.is_some() => drop(self.checkpoint()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.keep_house();
+        }
+        // What the log holds is durable; emptying it only makes the next open shorter.
+        let _ = self.checkpoint();
+    }
+
+    /// Everything but a write.
+    fn serve(&mut self, message: Message) {
+        match message {
+            Message::Checkpoint(answer) => {
+                let _ = answer.send(self.checkpoint());
+            }
+            Message::Compact(answer) => {
+                self.waiting.push(answer);
+                self.start_copy();
+            }
+            Message::Mirror(answer) => {
+                let (sender, receiver) = channel();
+                self.mirrors.push(sender);
+                let _ = answer.send(receiver);
+            }
+            Message::Copied(copied) => self.copied(copied),
+            Message::Write(_) | Message::Close => {}
+        }
+    }
+
+    /// Plans `first` and whatever waits behind it, commits once, tells everybody. Whether it was told to close.
+    fn group(&mut self, first: Job, receiver: &Receiver<Message>) -> bool {
+        let tree = self.tree();
+        let mut view = View::new(&tree);
+        let mut told = Vec::new();
+        let mut after = None;
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            let (failed, acknowledge) = job(&mut view);
+            if failed {
+                view.take_back()
+            } else {
+                view.keep()
+            }
+            told.push(acknowledge);
+            if told.len() < MAX_GROUP && view.bytes() < MAX_GROUP_BYTES {
+                match receiver.try_recv() {
+                    Ok(Message::Write(job)) => next = Some(job),
+                    Ok(other) => after = Some(other),
+                    Err(_) => {}
+                }
+            }
+        }
+        let purges = view.purges();
+        let outcome = self.commit(&tree, view.into_ops());
+        if purges && outcome.is_ok() {
+            self.purge_log.get_or_insert_with(Instant::now);
+            self.purge_tree.get_or_insert_with(Instant::now);
+        }
+        for acknowledge in told {
+            acknowledge(outcome.clone());
+        }
+        match after {
+            Some(Message::Close) => true,
+            Some(message) => {
+                self.serve(message);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Log, tree, observers: in this order.
+    fn commit(&mut self, tree: &Tree, ops: Vec<Op>) -> Result<(), Fault> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        let bytes = ops.iter().map(|(key, value)| 8 + key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        if bytes > MAX_COMMIT {
+            return Err(Fault::Full { path: self.log.path().to_owned(), bytes: bytes as u64 });
+        }
+        self.check_space(bytes as u64)?;
+        let seq = self.log.append(&ops).map_err(|(fault, usable)| {
+            if usable == Usable::No {
+                self.broken = Some(fault.clone());
+            }
+            fault
+        })?;
+        if let Err(fault) = tree.apply(&ops, seq) {
+            // It is in the log and will be applied at the next open; until then nothing may be planned upon it.
+            self.broken = Some(fault.clone());
+            return Err(fault);
+        }
+        (self.observer)(&ops);
+        let ops = Arc::new(ops);
+        self.mirrors.retain(|mirror| mirror.send(ops.clone()).is_ok());
+        Ok(())
+    }
+
+    /// Refuses what would leave less than the reserve: the log takes the bytes once, sled about twice.
+    fn check_space(&self, bytes: u64) -> Result<(), Fault> {
+        let free = free_bytes(&self.dir)?;
+        if free < self.config.reserve_bytes.saturating_add(3 * bytes) {
+            return Err(Fault::Full { path: self.log.path().to_owned(), bytes });
+        }
+        Ok(())
+    }
+
+    fn keep_house(&mut self) {
+        let late = self.purge_log.is_some_and(|since| since.elapsed() > PURGE_LOG);
+        if late || self.log.len() > self.config.log_bytes {
+            // A failure leaves the log as it is, to be tried again at the next commit.
+            let _ = self.checkpoint();
+        }
+        let rested = self.not_before.is_none_or(|at| Instant::now() >= at);
+        let purge = self.purge_tree.is_some_and(|since| since.elapsed() > self.config.purge_after);
+        if !self.copying && rested && (purge || self.outgrown) {
+            self.start_copy();
+        }
+    }
+
+    /// Makes sled durable and starts a new log.
+    pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        if !self.log.is_empty() {
+            self.tree().sync()?;
+            self.log.rotate()?;
+            let limit = self.config.compact_floor_bytes.max(2 * self.current.base_bytes);
+            self.outgrown = self.tree().disk_bytes() > limit;
+        }
+        self.purge_log = None;
+        Ok(())
+    }
+
+    /// Has the generation copied, on a thread of its own.
+    fn start_copy(&mut self) {
+        if self.copying {
+            return;
+        }
+        let path = Current { generation: self.current.generation + 1, base_bytes: 0 }.path(&self.dir);
+        let started = self.broken.clone().map_or(Ok(()), Err).and_then(|()| {
+            self.check_space(self.tree().disk_bytes() / 3)?;
+            let (sender, receiver) = channel();
+            self.mirrors.push(sender);
+            let (tree, own, cache) = (self.tree(), self.own.clone(), self.config.cache_bytes);
+            let copy = move || {
+                let copied = compact::copy(&tree, &path, cache, receiver);
+                drop(tree);
+                // The writer may have ended; the copy is then removed at the next open.
+                let _ = own.send(Message::Copied(copied));
+            };
+            let thread = std::thread::Builder::new().name("memory-compact".to_owned()).spawn(copy);
+            thread.map(drop).map_err(io_fault("start a copy of", &self.dir))
+        });
+        match started {
+            Ok(()) => self.copying = true,
+            Err(fault) => self.end_copy(Err(fault)),
+        }
+    }
+
+    /// The copy is there: what was committed meanwhile is added, and it becomes the store.
+    fn copied(&mut self, copied: Result<Copied, Fault>) {
+        let outcome = copied.and_then(|copied| self.switch(copied));
+        self.end_copy(outcome);
+    }
+
+    fn switch(&mut self, copied: Copied) -> Result<(), Fault> {
+        let seq = self.log.next() - 1;
+        let tree = copied.catch_up(seq)?;
+        let next = Current { generation: self.current.generation + 1, base_bytes: tree.disk_bytes() };
+        next.write(&self.dir)?;
+        let old = std::mem::replace(&mut *self.shared.write().unwrap_or_else(PoisonError::into_inner), Arc::new(tree));
+        self.current = next;
+        self.log.rotate()?;
+        compact::retire(old);
+        Ok(())
+    }
+
+    fn end_copy(&mut self, outcome: Result<(), Fault>) {
+        self.copying = false;
+        self.not_before = outcome.is_err().then(|| Instant::now() + RETRY);
+        if outcome.is_ok() {
+            self.outgrown = false;
+            self.purge_tree = None;
+        }
+        for answer in self.waiting.drain(..) {
+            let _ = answer.send(outcome.clone());
+        }
+    }
+
+    fn tree(&self) -> Arc<Tree> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Bytes that the file system of `dir` has left for us.
+fn free_bytes(dir: &Path) -> Result<u64, Fault> {
+    let stat = rustix::fs::statvfs(dir).map_err(|error| io_fault("ask the free space of", dir)(error.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
