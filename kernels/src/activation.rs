@@ -1,7 +1,7 @@
-//! SwiGLU (<https://arxiv.org/abs/2002.05202>) and the tanh form of GELU (<https://arxiv.org/abs/1606.08415>).
+//! SwiGLU (<https://arxiv.org/abs/2002.05202>) and both forms of GELU (<https://arxiv.org/abs/1606.08415>).
 
 use crate::disjoint::{Disjoint, over_rows};
-use crate::dispatch::isa;
+use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::lanes::{LANES, Lanes, lanes_entry};
 use crate::norm::same_length;
@@ -43,6 +43,17 @@ pub fn silu_mul(gate_up: &[f32], ffn: usize, out: &mut [f32]) -> Result<(), Kern
 ///
 /// x, out of any one length. Errors: [`KernelError::Length`].
 pub fn gelu_tanh(x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    in_parts(x, out, run_gelu)
+}
+
+/// `out = x * (1 + erf(x / sqrt(2))) / 2`, the error of erf below 2e-7.
+///
+/// x, out of any one length. Errors: [`KernelError::Length`].
+pub fn gelu_erf(x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    in_parts(x, out, run_gelu_erf)
+}
+
+fn in_parts(x: &[f32], out: &mut [f32], run_part: fn(Isa, &[f32], &mut [f32])) -> Result<(), KernelError> {
     same_length("output of gelu", x.len(), out.len())?;
     let len = x.len();
     let out = Disjoint::new(out);
@@ -50,13 +61,14 @@ pub fn gelu_tanh(x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
         let values = run.start * PART..(run.end * PART).min(len);
         // SAFETY: runs of parts do not overlap.
         let out = unsafe { out.part(values.clone()) };
-        run_gelu(isa(), &x[values], out);
+        run_part(isa(), &x[values], out);
     });
     Ok(())
 }
 
 lanes_entry! { fn run_silu_mul / run_silu_mul_avx2 / run_silu_mul_avx512(gate: &[f32], up: &[f32], out: &mut [f32]) = silu_mul_lanes }
 lanes_entry! { fn run_gelu / run_gelu_avx2 / run_gelu_avx512(x: &[f32], out: &mut [f32]) = gelu_lanes }
+lanes_entry! { fn run_gelu_erf / run_gelu_erf_avx2 / run_gelu_erf_avx512(x: &[f32], out: &mut [f32]) = gelu_erf_lanes }
 
 #[inline(always)]
 pub(crate) fn silu_mul_lanes<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -79,10 +91,29 @@ fn gelu_lanes<L: Lanes>(x: &[f32], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn gelu_erf_lanes<L: Lanes>(x: &[f32], out: &mut [f32]) {
+    let (zero, one) = (L::zero(), L::splat(1.0));
+    for at in (0..out.len()).step_by(LANES) {
+        let x = L::load_at(x, at);
+        let size = zero.sub(x).max(x);
+        let z = size.mul(L::splat(std::f32::consts::FRAC_1_SQRT_2));
+        // Abramowitz and Stegun 7.1.26: 1 - erf(z) for z >= 0.
+        let t = one.div(z.mul_add(L::splat(0.327_591_1), one));
+        let p = L::splat(1.061_405_4);
+        let p = p.mul_add(t, L::splat(-1.453_152_1));
+        let p = p.mul_add(t, L::splat(1.421_413_8));
+        let p = p.mul_add(t, L::splat(-0.284_496_72));
+        let p = p.mul_add(t, L::splat(0.254_829_6));
+        let rest = p.mul(t).mul(zero.sub(z.mul(z)).exp()).mul(L::splat(0.5));
+        let share = x.if_less(zero, rest, one.sub(rest));
+        x.mul(share).store_at(out, at);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::Isa;
 
     #[test]
     fn every_isa_gives_the_formula() {
@@ -90,9 +121,10 @@ mod tests {
             let x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 12.0).collect();
             let up: Vec<f32> = (0..len).map(|i| (i as f32 * 0.73).cos()).collect();
             let gate_up = [&x[..], &up[..]].concat();
-            let (mut silu, mut gelu) = (vec![0.0; len], vec![0.0; len]);
+            let (mut silu, mut gelu, mut exact) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
             silu_mul(&gate_up, len, &mut silu).unwrap();
             gelu_tanh(&x, &mut gelu).unwrap();
+            gelu_erf(&x, &mut exact).unwrap();
             for i in 0..len {
                 let (v, u) = (f64::from(x[i]), f64::from(up[i]));
                 let expected = v / (1.0 + (-v).exp()) * u;
@@ -100,11 +132,15 @@ mod tests {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3));
                 let expected = v * (1.0 + inner.tanh()) / 2.0;
                 assert!((f64::from(gelu[i]) - expected).abs() < 2e-6, "gelu {v}");
+                let expected = v * (1.0 + candle_core::cpu::erf::erf_f64(v * std::f64::consts::FRAC_1_SQRT_2)) / 2.0;
+                assert!((f64::from(exact[i]) - expected).abs() < 2e-6, "exact gelu {v}: {} or {expected}", exact[i]);
             }
             let (mut a, mut b) = (vec![0.0; len], vec![0.0; len]);
             run_silu_mul(Isa::Scalar, &x, &up, &mut a);
             run_gelu(Isa::Scalar, &x, &mut b);
             assert!(a == silu && b == gelu, "scalar differs at length {len}");
+            run_gelu_erf(Isa::Scalar, &x, &mut b);
+            assert!(b == exact, "scalar differs at length {len}");
         }
     }
 
@@ -113,6 +149,8 @@ mod tests {
         let x = [1e30, -1e30, 0.0, -0.0, 88.5, -88.5, 1e-40, -1e4];
         let mut out = [0.0; 8];
         gelu_tanh(&x, &mut out).unwrap();
+        assert!(out.iter().all(|v| v.is_finite()), "{out:?}");
+        gelu_erf(&x, &mut out).unwrap();
         assert!(out.iter().all(|v| v.is_finite()), "{out:?}");
         let gate_up = [x, [1.0; 8]].concat();
         silu_mul(&gate_up, 8, &mut out).unwrap();

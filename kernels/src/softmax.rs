@@ -28,7 +28,7 @@ fn exp_lanes<L: Lanes>(x: &mut [f32]) {
 }
 
 #[inline(always)]
-fn softmax_lanes<L: Lanes>(x: &mut [f32]) {
+pub(crate) fn softmax_lanes<L: Lanes>(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {
         x.fill(0.0);

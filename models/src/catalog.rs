@@ -68,6 +68,8 @@ pub enum FileRole {
     GenerationConfig,
     /// A `chat_template.jinja`.
     ChatTemplate,
+    /// A `1_Pooling/config.json`: how a sentence encoder makes one vector of its rows.
+    Pooling,
     /// Anything else that is kept beside the weights, such as a shard index.
     Other,
 }
@@ -147,6 +149,10 @@ pub struct CatalogEntry {
     pub parameters: u64,
     /// Quantisation of the listed GGUF file.
     pub quant: Option<String>,
+    /// Length of an encoder's vectors.
+    pub dim: Option<u32>,
+    /// Shortest length that an encoder's vectors may be cut to, where it was trained for that.
+    pub smallest_dim: Option<u32>,
     /// Size of the weights for listings, where the file is not pinned.
     approx_bytes: Option<u64>,
     /// Shape of the KV cache; none for encoders without one.
@@ -273,8 +279,14 @@ mod tests {
                     assert!(sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()), "{sha256}");
                 }
             }
-            if entry.kind == ModelKind::Generate {
-                assert!(entry.kv.is_some() && entry.context_len > 0 && entry.quant.is_some(), "{}", entry.id);
+            match entry.kind {
+                ModelKind::Generate => {
+                    assert!(entry.kv.is_some() && entry.context_len > 0 && entry.quant.is_some(), "{}", entry.id);
+                }
+                ModelKind::Embed => {
+                    assert!(entry.dim.is_some() && entry.smallest_dim <= entry.dim, "{}", entry.id);
+                    assert!(entry.files.iter().any(|file| file.role == FileRole::Tokenizer), "{}", entry.id);
+                }
             }
         }
         let default = find(DEFAULT_MODEL).expect("the default model is listed");

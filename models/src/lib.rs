@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod chat_template;
 pub mod config;
 pub mod detokenize;
+pub mod embedding;
 pub mod error;
 pub mod fim;
 pub mod forward;
@@ -18,6 +19,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};
+pub use embedding::{Encoder, EncoderHandle};
 pub use error::ModelError;
 pub use forward::{ForwardBatch, KvStore};
 pub use model::{LoadOptions, Model};

@@ -97,6 +97,16 @@ impl Model {
             None => Ok(Tensor::zeros((0, self.config.vocab_size), candle_core::DType::F32, &self.device)?),
         }
     }
+
+    /// One pass without the head: the last hidden state, normed, of the batch's `logit_rows`, `[logit_rows, hidden]` in f32.
+    ///
+    /// What encoders built from decoders take for a text's vector.
+    pub fn hidden(&self, batch: &ForwardBatch, kv: &dyn KvStore) -> Result<Tensor, ModelError> {
+        match self.decoder.hidden(batch, kv, &self.device)? {
+            Some(rows) => Ok(rows),
+            None => Ok(Tensor::zeros((0, self.config.hidden), candle_core::DType::F32, &self.device)?),
+        }
+    }
 }
 
 /// All `.safetensors` files of a folder, in order of name.

@@ -239,6 +239,8 @@ pub struct ModelFiles {
     pub generation_config: Option<PathBuf>,
     /// `chat_template.jinja`.
     pub chat_template: Option<PathBuf>,
+    /// `1_Pooling/config.json` of a sentence encoder.
+    pub pooling: Option<PathBuf>,
     /// The catalog's entry, where there is one.
     pub catalog: Option<&'static CatalogEntry>,
     /// Where they came from.
@@ -267,6 +269,7 @@ impl ModelFiles {
             config: one(FileRole::Config),
             generation_config: one(FileRole::GenerationConfig),
             chat_template: one(FileRole::ChatTemplate),
+            pooling: one(FileRole::Pooling),
             id,
             weights,
             source,

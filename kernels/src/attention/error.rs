@@ -21,6 +21,12 @@ pub enum AttentionError {
         /// K and V heads.
         kv_heads: usize,
     },
+    /// Heads of an encoder are whole vectors wide.
+    #[error("heads of {head_dim} dimensions: a multiple of 8 is wanted")]
+    HeadDim {
+        /// Dimensions of a head.
+        head_dim: usize,
+    },
     /// A dimension of zero, or sizes that overflow.
     #[error("a KV cache of {num_blocks} blocks x {kv_heads} heads x {block_size} tokens x {head_dim} cannot be")]
     Cache {

@@ -1,4 +1,5 @@
 //! Causal attention over a paged KV cache: prefill chunks and decodes of many sequences in one call.
+//! (Encoders, which look both ways and keep nothing, have [`FullAttention`].)
 //!
 //! Blocks: PagedAttention, <https://arxiv.org/abs/2309.06180>. Softmax in parts that merge: FlashAttention-2,
 //! <https://arxiv.org/abs/2307.08691>; the parts of one query on several cores: Flash-Decoding,
@@ -10,6 +11,7 @@
 //! threads. All query heads of a kv head share each read of K and V, which are turned to f32 once a tile.
 
 mod error;
+mod full;
 mod kv;
 mod micro;
 mod panel;
@@ -21,6 +23,7 @@ mod tile;
 use std::cell::RefCell;
 
 pub use error::AttentionError;
+pub use full::FullAttention;
 pub use kv::{KvShape, KvSlice, KvSliceMut, PagedKv, write_kv};
 pub(crate) use plan::visible;
 use tile::{Call, Scratch};

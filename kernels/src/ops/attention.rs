@@ -117,3 +117,80 @@ fn mask(first: usize, queries: usize, context: usize, window: Option<usize>, dev
     }
     Tensor::from_vec(values, (queries, context), device)
 }
+
+struct EncoderAttention<'a> {
+    lengths: &'a [usize],
+    scale: f32,
+    slopes: Option<&'a [f32]>,
+}
+
+impl CustomOp3 for EncoderAttention<'_> {
+    fn name(&self) -> &'static str {
+        "full-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let _running = running(Kernel::Attention);
+        let (_, heads, head_dim) = ql.shape().dims3()?;
+        let call = kernel::FullAttention {
+            q: rows(q, ql, self.name())?,
+            k: rows(k, kl, self.name())?,
+            v: rows(v, vl, self.name())?,
+            heads,
+            head_dim,
+            lengths: self.lengths,
+            scale: self.scale,
+            slopes: self.slopes,
+        };
+        let mut out = unwritten(ql.shape().elem_count());
+        call.run(&mut out).map_err(candle_core::Error::wrap)?;
+        Ok((CpuStorage::F32(out), ql.shape().clone()))
+    }
+}
+
+/// Attention in both directions within each of the sequences that stand one behind the other: what encoders do.
+///
+/// q, k, v `[tokens, heads, head_dim]` f32, perhaps views of wider rows; `lengths` adds up to the tokens; `slopes` are ALiBi's, one a
+/// head; gives `[tokens, heads, head_dim]`. See [`kernel::FullAttention`].
+pub fn full_attention(
+    path: Path,
+    [q, k, v]: [&Tensor; 3],
+    lengths: &[usize],
+    scale: f32,
+    slopes: Option<&[f32]>,
+) -> Result<Tensor> {
+    let (tokens, heads, _) = q.dims3()?;
+    if q.shape() != k.shape() || q.shape() != v.shape() || lengths.iter().sum::<usize>() != tokens {
+        let shapes = [q.dims(), k.dims(), v.dims()];
+        bail!("full-attention: queries, keys, values {shapes:?}, {} tokens in sequences", lengths.iter().sum::<usize>())
+    }
+    if path == Path::Kernels {
+        return q.apply_op3_no_bwd(k, v, &EncoderAttention { lengths, scale, slopes });
+    }
+    let out = Tensor::zeros(q.shape(), DType::F32, q.device())?;
+    let mut first = 0;
+    for &len in lengths.iter().filter(|&&len| len > 0) {
+        // [len, heads, head_dim] -> [heads, len, head_dim]
+        let part = |x: &Tensor| x.narrow(0, first, len)?.transpose(0, 1)?.contiguous();
+        let mut scores = (part(q)?.matmul(&part(k)?.transpose(1, 2)?.contiguous()?)? * f64::from(scale))?;
+        if let Some(slopes) = slopes {
+            let places = Tensor::arange(0, len as i64, q.device())?.to_dtype(DType::F32)?;
+            let apart = places.reshape((1, len))?.broadcast_sub(&places.reshape((len, 1))?)?.abs()?;
+            let slopes = Tensor::new(slopes, q.device())?.reshape((heads, 1, 1))?;
+            scores = scores.broadcast_sub(&slopes.broadcast_mul(&apart.unsqueeze(0)?)?)?;
+        }
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        out.slice_set(&weights.matmul(&part(v)?)?.transpose(0, 1)?.contiguous()?, 0, first)?;
+        first += len;
+    }
+    Ok(out)
+}

@@ -13,10 +13,10 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-pub use attention::paged_attention;
+pub use attention::{full_attention, paged_attention};
 pub use kv::write_kv;
 pub use linear::{LinearWeight, embedding, linear, select_rows, swiglu};
-pub use pointwise::{add_rms_norm, gelu_tanh, layer_norm, rms_norm, silu_mul};
+pub use pointwise::{GeluForm, add_rms_norm, gelu, gelu_tanh, layer_norm, rms_norm, silu_mul};
 pub use rope::rope;
 
 pub use crate::attention::{AttentionParams, SequenceSpan};

@@ -147,26 +147,45 @@ pub fn silu_mul(path: Path, gate_up: &Tensor) -> Result<Tensor> {
     }
 }
 
-struct GeluTanh;
+struct Gelu(GeluForm);
 
-impl CustomOp1 for GeluTanh {
+impl CustomOp1 for Gelu {
     fn name(&self) -> &'static str {
-        "gelu-tanh"
+        "gelu"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let _running = running(Kernel::Activation);
         let x = floats(x, layout, self.name())?;
         let mut out = unwritten(x.len());
-        activation::gelu_tanh(x, &mut out).map_err(candle_core::Error::wrap)?;
+        let kernel = match self.0 {
+            GeluForm::Tanh => activation::gelu_tanh,
+            GeluForm::Erf => activation::gelu_erf,
+        };
+        kernel(x, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
-/// GELU in its tanh form, any shape. <https://arxiv.org/abs/1606.08415>
-pub fn gelu_tanh(path: Path, x: &Tensor) -> Result<Tensor> {
-    match path {
-        Path::Kernels => x.contiguous()?.apply_op1_no_bwd(&GeluTanh),
-        Path::Plain => x.gelu(),
+/// Which formula a model calls GELU. <https://arxiv.org/abs/1606.08415>
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GeluForm {
+    /// The approximation by tanh.
+    Tanh,
+    /// The exact one, by the error function.
+    Erf,
+}
+
+/// GELU, any shape.
+pub fn gelu(path: Path, x: &Tensor, form: GeluForm) -> Result<Tensor> {
+    match (path, form) {
+        (Path::Kernels, form) => x.contiguous()?.apply_op1_no_bwd(&Gelu(form)),
+        (Path::Plain, GeluForm::Tanh) => x.gelu(),
+        (Path::Plain, GeluForm::Erf) => x.gelu_erf(),
     }
+}
+
+/// GELU in its tanh form, any shape.
+pub fn gelu_tanh(path: Path, x: &Tensor) -> Result<Tensor> {
+    gelu(path, x, GeluForm::Tanh)
 }

@@ -44,8 +44,27 @@ fn norms_and_activations_agree() -> Result<()> {
         }
         let wide = (draw(&[rows, 2 * cols], 5.0) * 6.0)?;
         close(&silu_mul(Path::Kernels, &wide)?, &silu_mul(Path::Plain, &wide)?, 2e-6, &what);
-        close(&gelu_tanh(Path::Kernels, &wide)?, &gelu_tanh(Path::Plain, &wide)?, 2e-6, &what);
+        for form in [GeluForm::Tanh, GeluForm::Erf] {
+            close(&gelu(Path::Kernels, &wide, form)?, &gelu(Path::Plain, &wide, form)?, 2e-6, &what);
+        }
     }
+    Ok(())
+}
+
+#[test]
+fn attention_in_both_directions_agrees() -> Result<()> {
+    let (heads, lengths) = (3, [1usize, 9, 0, 70]);
+    let slopes = [0.5, 0.25, 0.125];
+    let joined = draw(&[80, 3 * heads, 16], 1.0);
+    // [tokens, q + k + v heads, head_dim] -> three views of some of the heads
+    let part = |index: usize| joined.narrow(1, index * heads, heads);
+    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+    for slopes in [None, Some(&slopes[..])] {
+        let [kernels, plain] =
+            [Path::Kernels, Path::Plain].map(|path| full_attention(path, [&q, &k, &v], &lengths, 0.25, slopes));
+        close(&kernels?, &plain?, 2e-6, &format!("{slopes:?}"));
+    }
+    assert!(full_attention(Path::Kernels, [&q, &k, &v], &[79], 0.25, None).is_err());
     Ok(())
 }
 

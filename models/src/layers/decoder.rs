@@ -64,6 +64,18 @@ impl Decoder {
         kv: &dyn KvStore,
         device: &candle_core::Device,
     ) -> Result<Option<Tensor>> {
+        let Some(normed) = self.hidden(batch, kv, device)? else { return Ok(None) };
+        let logits = self.head.forward(&normed)?;
+        Ok(Some(if self.logit_scale == 1.0 { logits } else { logits.affine(f64::from(self.logit_scale), 0.0)? }))
+    }
+
+    /// What the head is given: the last hidden state, normed, `[logit_rows, hidden]`; else as [`Decoder::forward`].
+    pub fn hidden(
+        &self,
+        batch: &ForwardBatch,
+        kv: &dyn KvStore,
+        device: &candle_core::Device,
+    ) -> Result<Option<Tensor>> {
         let mut hidden = self.embedding.forward(&batch.token_ids, device)?;
         let mut normed = match self.layers.first() {
             Some(first) => first.attention_norm.forward(&hidden)?,
@@ -84,8 +96,7 @@ impl Decoder {
             let out = self.scaled(layer.ffn.forward(&normed)?)?;
             (hidden, normed) = next_norm.unwrap_or(&self.norm).add_forward(&hidden, &out)?;
         }
-        let logits = self.head.forward(&normed)?;
-        Ok(Some(if self.logit_scale == 1.0 { logits } else { logits.affine(f64::from(self.logit_scale), 0.0)? }))
+        Ok(Some(normed))
     }
 
     fn scaled(&self, x: Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::catalog::FileRole;
 
 use super::error::PullError;
-use super::select::{is_split, select};
+use super::select::{POOLING, is_split, select};
 
 /// The files of the model at `path`: the GGUF itself, or what the folder holds.
 pub(crate) fn open(path: &Path) -> Result<Vec<(FileRole, PathBuf)>, PullError> {
@@ -22,6 +22,7 @@ pub(crate) fn open(path: &Path) -> Result<Vec<(FileRole, PathBuf)>, PullError> {
             names.push(name);
         }
     }
+    names.extend(Some(POOLING.to_string()).filter(|name| path.join(name).is_file()));
     names.sort();
     let is_gguf = |name: &&String| name.to_ascii_lowercase().ends_with(".gguf");
     let has_config = names.iter().any(|name| name == "config.json");

@@ -13,6 +13,9 @@ const PREFERRED: [&str; 19] = [
 /// The quantisation that asks for the unquantised files of a repository that has both.
 const SAFETENSORS: &str = "safetensors";
 
+/// Where sentence-transformers says how an encoder pools.
+pub(crate) const POOLING: &str = "1_Pooling/config.json";
+
 /// A file that belongs to the model, by its path in the repository.
 pub(crate) type Selected = (FileRole, String);
 
@@ -78,6 +81,7 @@ fn select_safetensors(paths: &[String]) -> Option<Vec<Selected>> {
             "config.json" => FileRole::Config,
             "generation_config.json" => FileRole::GenerationConfig,
             "chat_template.jinja" => FileRole::ChatTemplate,
+            POOLING => FileRole::Pooling,
             "model.safetensors.index.json" | "special_tokens_map.json" => FileRole::Other,
             _ => continue,
         };
@@ -179,6 +183,11 @@ mod tests {
             "model.safetensors config.json",
         );
         check(&["config.json", "model.safetensors"], Some("Q4_0"), "no GGUF file of type Q4_0");
+        check(
+            &["1_Pooling/config.json", "config.json", "model.safetensors", "openvino/config.json"],
+            None,
+            "model.safetensors 1_Pooling/config.json config.json",
+        );
         check(&["README.md"], None, "no GGUF file, and no config.json with safetensors");
         check(&[], None, "no GGUF file, and no config.json with safetensors");
     }
