@@ -39,7 +39,10 @@ pub struct Knobs {
     pub delay_millis: AtomicU64,
 }
 
-struct Alphabet(Arc<Knobs>);
+struct Alphabet {
+    knobs: Arc<Knobs>,
+    max_len: usize,
+}
 
 /// What follows a token: letters in order, `a` after everything that is no letter.
 fn successor(id: u32) -> u32 {
@@ -52,8 +55,8 @@ fn successor(id: u32) -> u32 {
 
 impl ForwardPass for Alphabet {
     fn forward(&mut self, batch: &ForwardBatch, _: &KvCache) -> Result<Tensor, ModelError> {
-        std::thread::sleep(Duration::from_millis(self.0.delay_millis.load(Ordering::SeqCst)));
-        if self.0.fail_in.fetch_sub(1, Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(self.knobs.delay_millis.load(Ordering::SeqCst)));
+        if self.knobs.fail_in.fetch_sub(1, Ordering::SeqCst) == 0 {
             return Err(ModelError::Tensor(candle_core::Error::Msg("told to fail, at /a/secret/path".into())));
         }
         let mut logits = vec![0f32; batch.logit_rows.len() * VOCAB];
@@ -64,7 +67,7 @@ impl ForwardPass for Alphabet {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry { layers: 1, kv_heads: 1, head_dim: 8, vocab_size: VOCAB, max_len: 256 }
+        Geometry { layers: 1, kv_heads: 1, head_dim: 8, vocab_size: VOCAB, max_len: self.max_len }
     }
 
     fn device(&self) -> Device {
@@ -96,14 +99,15 @@ fn tokenizer() -> Tokenizer {
 
 /// A server's state around the model `alphabet`, and the knobs of its passes; it has no memory.
 pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSettings)) -> (AppState, Arc<Knobs>) {
-    let (state, knobs) = server_with_memory(keys, |config, http, _| change(config, http));
+    let (state, knobs) = server_with_memory(keys, 256, |config, http, _| change(config, http));
     state.memory().shut("this test has no memory");
     (state, knobs)
 }
 
-/// The same with a memory that is still to be opened.
+/// The same with a context of `max_len` tokens and a memory that is still to be opened.
 pub fn server_with_memory(
     keys: &[&str],
+    max_len: usize,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
     let mut config = EngineConfig {
@@ -119,7 +123,8 @@ pub fn server_with_memory(
     change(&mut config, &mut settings, &mut memory);
     let knobs = Arc::new(Knobs { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(0) });
     let metrics = Arc::new(Metrics::new().expect("names are distinct"));
-    let engine = Engine::start(Alphabet(Arc::clone(&knobs)), config, metrics.observer("alphabet")).expect("an engine");
+    let alphabet = Alphabet { knobs: Arc::clone(&knobs), max_len };
+    let engine = Engine::start(alphabet, config, metrics.observer("alphabet")).expect("an engine");
     let tokenizer = tokenizer();
     let model = ServedModel {
         id: "alphabet".into(),

@@ -107,8 +107,8 @@ pub struct MemorySettings {
     pub ef_search: usize,
     /// How long a kind is kept; `None`: until it is forgotten.
     pub ttl: [(Kind, Option<Duration>); 5],
-    /// Entries of each cache.
-    pub cache_entries: usize,
+    /// Budget of the caches, bytes.
+    pub cache_bytes: u64,
     /// How long recalls of a kind are cached.
     pub cache: [(Kind, Duration); 5],
     /// Time between recall self-checks; `None`: there are none.
@@ -163,7 +163,7 @@ pub(super) fn build(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemorySe
             (Kind::Document, ttl("memory.ttl_document")),
             (Kind::Workflow, ttl("memory.ttl_workflow")),
         ],
-        cache_entries: get.number("memory.cache_entries") as usize,
+        cache_bytes: get.number("memory.cache_memory"),
         cache: [
             (Kind::Code, cached("memory.cache_code")),
             (Kind::Knowledge, cached("memory.cache_knowledge")),

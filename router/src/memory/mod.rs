@@ -5,13 +5,17 @@
 //! - [`MemoryStore`] is what it needs of a memory.
 //! - `wire` reads bodies strictly and writes records; [`extension`] reads the `memory` member of chats and completions.
 
+mod embedder;
 pub mod extension;
 pub mod metrics;
+mod opened;
 mod pool;
 mod service;
 mod store;
 pub mod wire;
 
+pub use embedder::EncoderEmbedder;
+pub use opened::{CacheCounts, Opened};
 pub use pool::Pool;
 pub use service::{MemoryService, Operation};
 pub use store::{MemoryStore, SnapshotReport};

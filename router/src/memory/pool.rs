@@ -100,7 +100,7 @@ mod tests {
                 })
             })
             .collect();
-        while pool.load() != (2, 3) {
+        while pool.load() != (2, 3) || now.load(Ordering::SeqCst) < 2 {
             tokio::task::yield_now().await;
         }
         let error = pool.run(|| ()).await.expect_err("full");

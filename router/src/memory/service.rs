@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use engram_memory::{Kind, MemoryError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::pool::{Pool, PoolError};
 use super::store::MemoryStore;
@@ -52,6 +52,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// Writes that outlive the requests they come from.
     pending: watch::Sender<usize>,
+    /// Somebody asked while it was not open yet.
+    wanted: Notify,
 }
 
 /// The memory behind all doors. Cheap to clone.
@@ -66,7 +68,12 @@ impl MemoryService {
             true => Slot::Opening,
             false => Slot::Shut("this server keeps no memory: set `memory.enabled`".into()),
         };
-        Self(Arc::new(Inner { slot: RwLock::new(slot), pool, settings, metrics, pending: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { slot: RwLock::new(slot), pool, settings, metrics, pending: watch::Sender::new(0), wanted: Notify::new() }))
+    }
+
+    /// Waits until somebody asks a memory that is not open yet.
+    pub async fn wanted(&self) {
+        self.0.wanted.notified().await;
     }
 
     /// From now on this is the memory.
@@ -92,15 +99,13 @@ impl MemoryService {
     fn store(&self) -> Result<Arc<dyn MemoryStore>, ApiError> {
         match &*self.0.slot.read().unwrap_or_else(PoisonError::into_inner) {
             Slot::Open(store) => Ok(Arc::clone(store)),
-            Slot::Opening => Err(ApiError::new(ErrorCode::MemoryUnavailable, "the memory is still being opened")
-                .with_retry_after(Duration::from_secs(2))),
+            Slot::Opening => {
+                self.0.wanted.notify_one();
+                Err(ApiError::new(ErrorCode::MemoryUnavailable, "the memory is still being opened")
+                    .with_retry_after(Duration::from_secs(2)))
+            }
             Slot::Shut(reason) => Err(ApiError::new(ErrorCode::MemoryUnavailable, reason.to_string())),
         }
-    }
-
-    /// Whether it can be asked now.
-    pub fn is_open(&self) -> bool {
-        self.store().is_ok()
     }
 
     /// Runs one operation on the pool, and counts it.
@@ -175,6 +180,10 @@ impl MemoryService {
             crate::config::MemoryBackend::Qdrant { .. } => "qdrant",
         };
         // A slow engine must not hold a scrape up; its last sizes stay.
+        // Nor must it have an encoder fetched that nobody asked for.
+        if !matches!(&*self.0.slot.read().unwrap_or_else(PoisonError::into_inner), Slot::Open(_)) {
+            return;
+        }
         let asked = tokio::time::timeout(Duration::from_secs(2), self.try_run(|store| store.stats(None))).await;
         if let Ok(Ok(stats)) = asked {
             self.0.metrics.memory().sizes(backend, &stats);
@@ -190,6 +199,11 @@ impl MemoryService {
         let mut since_check = Duration::ZERO;
         loop {
             tokio::time::sleep(TICK).await;
+            // The guard must not live across an await.
+            let closed = matches!(&*self.0.slot.read().unwrap_or_else(PoisonError::into_inner), Slot::Shut(_));
+            if closed {
+                return;
+            }
             if let Err(error) = self.try_run(|store| store.expire()).await
                 && error.code() == ErrorCode::Internal
             {

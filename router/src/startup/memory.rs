@@ -1,14 +1,110 @@
 //! The memory of a server: opened beside the model, so that neither waits for the other.
+//!
+//! Where the encoder's files are on disk it is opened at start; where they are not, the first request that wants the
+//! memory has them fetched. What keeps it shut does not keep the server from serving: the reason, with its cure, is
+//! logged and told to whoever asks the memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
-use crate::memory::MemoryService;
+use anyhow::Context;
+use engram_memory::backend::Backend;
+use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
+use engram_memory::config::{Caches, Lifetimes, MemoryConfig};
+use engram_memory::{Kind, Memory};
+use engram_models::EncoderHandle;
+use engram_models::embedding::{Encoder, Precision, QueueLimits};
+use engram_models::pull::{PullOptions, installed, resolve};
+
+use super::pull_options;
+use crate::config::{Config, MemoryBackend, MemorySettings};
+use crate::memory::{CacheCounts, EncoderEmbedder, MemoryService, Opened};
 use crate::metrics::Metrics;
 
-/// The memory's doors.
+/// The memory's doors; what is behind them is opened in the background.
 pub fn start(config: &Config, metrics: Arc<Metrics>) -> MemoryService {
-    let service = MemoryService::new(config.memory.clone(), metrics);
-    service.shut("this build has no memory store yet");
+    let service = MemoryService::new(config.memory.clone(), Arc::clone(&metrics));
+    if !config.memory.enabled {
+        return service;
+    }
+    let (opening, config) = (service.clone(), config.clone());
+    tokio::spawn(async move {
+        if !encoder_is_here(&config) {
+            opening.wanted().await;
+        }
+        let open = tokio::task::spawn_blocking(move || open(&config, &metrics)).await;
+        match open.context("opening the memory panicked").and_then(|opened| opened) {
+            Ok(opened) => {
+                tracing::info!("the memory is open");
+                opening.open(Arc::new(opened));
+                opening.maintain().await;
+            }
+            Err(error) => {
+                tracing::error!("there is no memory: {error:#}");
+                opening.shut(&format!("the memory could not be opened: {error:#}"));
+            }
+        }
+    });
     service
+}
+
+/// Opens the memory that is configured.
+pub fn open(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Opened> {
+    let settings = &config.memory;
+    let encoder = encoder(config)?;
+    let id = EncoderId { name: encoder.encoder().name().to_owned(), dim: encoder.encoder().dim() };
+    let embedded = match &settings.backend {
+        MemoryBackend::Embedded => {
+            let options = EmbeddedConfig { ef_search: settings.ef_search, ..EmbeddedConfig::default() };
+            Arc::new(Embedded::open(&settings.dir, Some(&id), options)?)
+        }
+        MemoryBackend::Postgres { .. } | MemoryBackend::Qdrant { .. } => {
+            anyhow::bail!("this build has the embedded memory only: set `memory.backend = \"embedded\"`")
+        }
+    };
+    let backend = Arc::clone(&embedded) as Arc<dyn Backend>;
+    let memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), memory_config(settings))?
+        .observed_by(Arc::new(CacheCounts(Arc::clone(metrics))));
+    Ok(Opened::new(memory, Some(embedded)))
+}
+
+/// Loads the configured encoder, fetching what is missing.
+pub fn encoder(config: &Config) -> anyhow::Result<EncoderHandle> {
+    let files = resolve(&config.memory.encoder, &encoder_options(config)).context("`memory.encoder`")?;
+    Ok(EncoderHandle::start(Encoder::load(&files, Precision::default())?, QueueLimits::default())?)
+}
+
+/// Whether its files are on disk already; one that is no catalog entry is looked for when it is wanted.
+fn encoder_is_here(config: &Config) -> bool {
+    let name = &config.memory.encoder;
+    let id = engram_models::catalog::find(name).map_or(name.as_str(), |entry| entry.id.as_str());
+    std::path::Path::new(name).exists() || installed(&encoder_options(config)).iter().any(|model| model.id == id)
+}
+
+fn encoder_options(config: &Config) -> PullOptions {
+    let mut options = pull_options(config, false);
+    // The revision that is configured is the generating model's.
+    options.revision = None;
+    options
+}
+
+fn memory_config(settings: &MemorySettings) -> MemoryConfig {
+    let ttl = |kind: Kind| settings.ttl.iter().find(|(of, _)| *of == kind).and_then(|(_, ttl)| *ttl);
+    let cached = |kind: Kind| settings.cache.iter().find(|(of, _)| *of == kind).map_or(Duration::ZERO, |(_, time)| *time);
+    let lifetimes = Lifetimes {
+        code: ttl(Kind::Code),
+        knowledge: ttl(Kind::Knowledge),
+        conversation: ttl(Kind::Conversation),
+        document: ttl(Kind::Document),
+        workflow: ttl(Kind::Workflow),
+    };
+    let caches = Caches {
+        embedding_bytes: settings.cache_bytes / 3,
+        recall_bytes: settings.cache_bytes - settings.cache_bytes / 3,
+        code: cached(Kind::Code),
+        knowledge: cached(Kind::Knowledge),
+        conversation: cached(Kind::Conversation),
+        ..Caches::default()
+    };
+    MemoryConfig { lifetimes, caches, ..MemoryConfig::default() }
 }

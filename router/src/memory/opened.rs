@@ -1,0 +1,118 @@
+//! The memory of this process behind its doors: the facade over a backend, and what only the embedded one can do.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engram_memory::backend::embedded::Embedded;
+use engram_memory::backend::{BackendStats, Forget, Selection, Written};
+use engram_memory::{
+    Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Query, Recall, Record, RecordId, Result,
+    Scope, Timestamp,
+};
+
+use super::store::{Count, MemoryStore, SnapshotReport};
+use crate::metrics::Metrics;
+
+/// Partitions that self-checks take turns with; past it they look at those only.
+const MAX_CHECKED: usize = 64;
+/// Neighbours that a self-check compares.
+const CHECKED_K: usize = 10;
+
+/// An open memory.
+pub struct Opened {
+    memory: Memory,
+    /// There if the records lie in this process's own directory.
+    embedded: Option<Arc<Embedded>>,
+    /// Partitions that were searched, the next to be checked last.
+    searched: Mutex<(HashSet<Partition>, Vec<Partition>)>,
+}
+
+impl Opened {
+    /// Over a facade, and its backend where that is the embedded one.
+    pub fn new(memory: Memory, embedded: Option<Arc<Embedded>>) -> Self {
+        Self { memory, embedded, searched: Mutex::default() }
+    }
+
+    fn note(&self, partition: &Partition) {
+        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
+        if searched.0.len() < MAX_CHECKED && !searched.0.contains(partition) {
+            searched.0.insert(partition.clone());
+            searched.1.push(partition.clone());
+        }
+    }
+}
+
+impl MemoryStore for Opened {
+    fn remember(&self, records: Vec<NewRecord>) -> Result<Vec<Written>> {
+        self.memory.remember(records)
+    }
+
+    fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Record> {
+        self.memory.get(partition, id, as_of)?.ok_or(MemoryError::NotFound(id))
+    }
+
+    fn update(&self, partition: &Partition, id: RecordId, patch: Patch) -> Result<Record> {
+        self.memory.update(partition, id, patch)
+    }
+
+    fn search(&self, query: &Query, count: Option<Count<'_>>) -> Result<Recall> {
+        self.note(&query.scope.partition);
+        match count {
+            Some(count) => self.memory.search(query, Some(&|text: &str| count(text))),
+            None => self.memory.search(query, None),
+        }
+    }
+
+    fn forget(&self, what: &Forget) -> Result<u64> {
+        self.memory.forget(what)
+    }
+
+    fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats> {
+        Ok(self.memory.stats(partition)?.stored)
+    }
+
+    fn snapshot(&self, path: &Path) -> Result<SnapshotReport> {
+        let Some(embedded) = &self.embedded else {
+            return Err(MemoryError::Invalid {
+                field: "memory.backend".into(),
+                message: "a shared engine is backed up with its own tools: snapshots are the embedded memory's".into(),
+            });
+        };
+        let report = embedded.snapshot(path)?;
+        Ok(SnapshotReport { path: path.display().to_string(), records: report.records, bytes: report.bytes })
+    }
+
+    fn self_check(&self, sample: usize) -> Result<Option<f64>> {
+        let next = {
+            let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
+            // Round and round: the one that was looked at goes to the other end.
+            let next = searched.1.pop();
+            next.iter().for_each(|next| searched.1.insert(0, next.clone()));
+            next
+        };
+        let Some(partition) = next else {
+            return Ok(None);
+        };
+        let scope = Scope { partition, project: None, session: None };
+        let check = self.memory.self_check(&Selection::all(scope), sample, CHECKED_K)?;
+        Ok((check.sampled > 0).then_some(check.recall))
+    }
+
+    fn expire(&self) -> Result<u64> {
+        self.memory.expire(Timestamp::now())
+    }
+}
+
+/// Takes the lookups of the facade's caches into the metrics. Its operations are counted by the service, which knows
+/// the waiting too.
+pub struct CacheCounts(pub Arc<Metrics>);
+
+impl MemoryObserver for CacheCounts {
+    fn operation(&self, _: engram_memory::Operation, _: Option<Kind>, _: bool, _: Duration) {}
+
+    fn cache(&self, name: &'static str, hit: bool) {
+        self.0.memory().cache(name, hit);
+    }
+}
