@@ -77,6 +77,7 @@ pub fn router(state: AppState) -> Router {
     let keyed = Router::new()
         .route("/v1/completions", post(api::completions::create))
         .route("/v1/chat/completions", post(api::chat::create))
+        .route("/v1/embeddings", post(api::embeddings::create))
         .route("/v1/models", get(api::models::list))
         // Ids of the hub have a slash in them.
         .route("/v1/models/{*id}", get(api::models::retrieve))

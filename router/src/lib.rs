@@ -13,6 +13,7 @@ pub mod error;
 pub mod health;
 pub mod limits;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod openai;
 pub mod request_id;

@@ -4,7 +4,7 @@ use super::Origin;
 use super::value::{Kind, Raw, Value};
 
 /// The sections, in the order in which they are shown.
-pub const SECTIONS: [&str; 5] = ["server", "model", "engine", "log", "models"];
+pub const SECTIONS: [&str; 6] = ["server", "model", "engine", "log", "models", "memory"];
 
 /// One key.
 #[derive(Debug)]
@@ -160,4 +160,5 @@ pub static KEYS: &[Key] = &[
     aliased("models.home", "ENGRAM_HOME", Kind::Path, "", "home of all downloads; unset: ~/.local/share/engram"),
     aliased("models.offline", "ENGRAM_OFFLINE", Kind::Flag, "false", "never touch the network"),
     key("models.revision", Kind::Text, "", "branch, tag or commit of the hub repository"),
+    key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder: catalog id, owner/repo, or a path"),
 ];

@@ -116,6 +116,13 @@ pub struct ModelsConfig {
     pub revision: Option<String>,
 }
 
+/// `[memory]`: what is remembered is found by.
+#[derive(Debug, Clone)]
+pub struct MemorySettings {
+    /// Sentence encoder: catalog id, `owner/repo`, or a path.
+    pub encoder: String,
+}
+
 /// Everything, resolved once.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -129,6 +136,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[models]`
     pub models: ModelsConfig,
+    /// `[memory]`
+    pub memory: MemorySettings,
 }
 
 /// A value given on the command line for a key.
@@ -298,6 +307,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             offline: get.flag("models.offline"),
             revision: get.optional_text("models.revision"),
         },
+        memory: MemorySettings { encoder: get.text("memory.encoder") },
     };
     if config.engine.max_batch_tokens < config.engine.max_num_seqs {
         errors.push(get.bad(

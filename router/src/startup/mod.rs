@@ -23,7 +23,7 @@ use engram_models::pull::progress;
 
 use crate::app::AppState;
 use crate::auth::ApiKeys;
-use crate::backend::Models;
+use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::limits::HttpSettings;
 use crate::metrics::Metrics;
@@ -57,7 +57,10 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
 
     let engine = loaded.served.engine.clone();
     let id = loaded.served.id.clone();
-    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics);
+    let encoders = Encoders::new(&config.memory.encoder, pull_options(&config, false));
+    encoders.start();
+    let models = Models::new([loaded.served]).with_encoders(encoders);
+    let state = AppState::new(models, keys, http_settings(&config), metrics);
     let listener = bind::listen(socket)?;
     let address = listener.local_addr()?;
     let stop = signals::stop()?;

@@ -1,0 +1,5 @@
+//! The memory as the server uses it.
+
+mod embedder;
+
+pub use embedder::EncoderEmbedder;
