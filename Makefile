@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ENGRAM := $(TARGET)/release/engram
 VENV := .venv
 MODEL ?= qwen2.5-coder-0.5b-instruct
-TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct
+TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-rust test-arm check fmt bench bench-peer agreement every-type cuda-check clients models

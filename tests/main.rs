@@ -4,6 +4,8 @@ mod support;
 
 mod architectures;
 mod clients;
+mod embeddings;
+mod encoders;
 mod equalities;
 mod logits;
 mod openai_client;

@@ -15,6 +15,15 @@ fn default_model_starts_fast_and_small() {
     let server = Server::start(QWEN, &["--kv-memory", "64MiB"]);
     // Three seconds is the promise on an idle machine; other tests share these cores.
     assert!(server.started_in < Duration::from_secs(9), "ready only after {:?}", server.started_in);
+    // The encoder is read in the background, if it is here: what it holds counts, what reading it took does not.
+    let encoder = |state: &str| {
+        let listed = server.blocking_get("/v1/models/all-minilm-l6-v2").expect("the encoder is listed").1;
+        serde_json::from_str::<serde_json::Value>(&listed).expect("JSON")["state"] == state
+    };
+    while encoder("loading") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(encoder("ready"), "`make test` fetches the encoder");
     let (resident, limit) = (server.resident(), file * 13 / 10 + kv);
     assert!(resident <= limit, "{} MiB resident, limit {} MiB", resident >> 20, limit >> 20);
     println!("started in {:?}, {} MiB resident", server.started_in, resident >> 20);

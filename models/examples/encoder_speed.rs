@@ -63,7 +63,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         }
-        let texts: Vec<String> = (0..512).map(|i| (0..8).map(|j| query(i * 8 + j)).collect::<Vec<_>>().join(". ")).collect();
+        let texts: Vec<String> =
+            (0..512).map(|i| (0..8).map(|j| query(i * 8 + j)).collect::<Vec<_>>().join(". ")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let tokens: usize = texts.iter().map(|text| handle.encoder().tokens(text, Side::Document).len()).sum();
         let begun = Instant::now();

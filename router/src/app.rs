@@ -107,6 +107,7 @@ fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
     vec![
         ("/v1/completions", post(api::completions::create)),
         ("/v1/chat/completions", post(api::chat::create)),
+        ("/v1/embeddings", post(api::embeddings::create)),
         ("/v1/models", get(api::models::list)),
         // Ids of the hub have a slash in them.
         ("/v1/models/{*id}", get(api::models::retrieve)),

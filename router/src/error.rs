@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engram_inference::EngineError;
 use engram_models::chat_template::ChatTemplateError;
+use engram_models::embedding::EncoderError;
 use serde_json::{Value, json};
 
 /// What went wrong, as the `code` of the error object says it.
@@ -39,6 +40,8 @@ pub enum ErrorCode {
     InvalidApiKey,
     /// No such model here.
     ModelNotFound,
+    /// The encoder is being loaded, or cannot be.
+    ModelUnavailable,
     /// No such record for this key.
     RecordNotFound,
     /// No such route.
@@ -73,7 +76,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for tests and documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidJson,
         Self::InvalidValue,
         Self::MissingParameter,
@@ -85,6 +88,7 @@ impl ErrorCode {
         Self::InvalidMessages,
         Self::InvalidApiKey,
         Self::ModelNotFound,
+        Self::ModelUnavailable,
         Self::RecordNotFound,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -122,9 +126,11 @@ impl ErrorCode {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal | Self::ModelFailure => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ShuttingDown | Self::EngineStopped | Self::Unhealthy | Self::MemoryUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ShuttingDown
+            | Self::EngineStopped
+            | Self::Unhealthy
+            | Self::MemoryUnavailable
+            | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -144,6 +150,7 @@ impl ErrorCode {
             Self::InvalidMessages => "invalid_messages",
             Self::InvalidApiKey => "invalid_api_key",
             Self::ModelNotFound => "model_not_found",
+            Self::ModelUnavailable => "model_unavailable",
             Self::RecordNotFound => "record_not_found",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -264,8 +271,9 @@ impl ApiError {
             next = cause.source();
         }
         let code = self.code.as_str();
-        // A drain and a client's own deadline are nothing that an operator must look into.
-        let expected = matches!(self.code, ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded);
+        // A drain, a client's own deadline and an encoder that is being loaded are nothing that an operator must look into.
+        let expected =
+            matches!(self.code, ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded | ErrorCode::ModelUnavailable);
         if self.status().is_server_error() && !expected {
             tracing::error!(code, param = self.param, "{}{causes}", self.message);
         } else {
@@ -331,6 +339,31 @@ impl From<EngineError> for ApiError {
             EngineError::Start(_) => {
                 Self::new(ErrorCode::EngineStopped, "the engine could not start, the server's log says why")
                     .with_source(error)
+            }
+        }
+    }
+}
+
+impl From<EncoderError> for ApiError {
+    fn from(error: EncoderError) -> Self {
+        let message = error.to_string();
+        match &error {
+            EncoderError::TooLong { .. } => {
+                let message = format!("{message}; shorten it, or set `truncate` to have it cut");
+                Self::new(ErrorCode::ContextLengthExceeded, message).with_param("input")
+            }
+            EncoderError::UnknownToken { .. } => Self::invalid_value("input", message),
+            EncoderError::Dimensions { .. } => Self::invalid_value("dimensions", message),
+            EncoderError::Overloaded { .. } => {
+                Self::new(ErrorCode::Overloaded, message).with_retry_after(Duration::from_secs(1))
+            }
+            EncoderError::Stopped => Self::new(ErrorCode::EngineStopped, message),
+            // What these say may name files and tensors: for the log only.
+            EncoderError::Model(_)
+            | EncoderError::Tokenizer { .. }
+            | EncoderError::MissingFile { .. }
+            | EncoderError::Panicked { .. } => {
+                Self::new(ErrorCode::ModelFailure, "the encoder failed, the server's log says why").with_source(error)
             }
         }
     }

@@ -24,6 +24,10 @@ pub const MAX_LOGIT_BIAS: usize = 1024;
 pub const MAX_TOP_LOGPROBS: usize = 20;
 /// Most files in `fim_context`.
 pub const MAX_FIM_FILES: usize = 256;
+/// Most inputs in one embeddings request: OpenAI's limit.
+pub const MAX_EMBEDDING_INPUTS: usize = 2048;
+/// Most values of a vector that may be asked for.
+pub const MAX_EMBEDDING_DIMENSIONS: usize = 65536;
 /// Most token ids in one list of the request.
 pub const MAX_TOKEN_IDS: usize = 4 << 20;
 

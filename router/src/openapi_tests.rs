@@ -12,6 +12,7 @@ use crate::error::ApiError;
 use crate::memory::wire::{self, Where};
 use crate::openai::chat::ChatRequest;
 use crate::openai::completion::CompletionRequest;
+use crate::openai::embedding::EmbeddingRequest;
 use crate::openai::tokenize::DetokenizeRequest;
 
 fn document() -> Value {
@@ -96,6 +97,7 @@ fn every_documented_parameter_is_known_to_its_parser() {
             Box::new(|body| ChatRequest::from_slice(body).map(drop)),
         ),
         ("CompletionRequest", json!({"prompt": "x"}), Box::new(|body| CompletionRequest::from_slice(body).map(drop))),
+        ("EmbeddingRequest", json!({"input": "x"}), Box::new(|body| EmbeddingRequest::from_slice(body).map(drop))),
         ("DetokenizeRequest", json!({"tokens": [1]}), Box::new(|body| DetokenizeRequest::from_slice(body).map(drop))),
         ("NewRecord", json!({"content": "x"}), Box::new(|body| wire::read_records(body, &place()).map(drop))),
         ("RecordPatch", json!({"pinned": true}), Box::new(|body| wire::read_patch(body).map(drop))),

@@ -74,8 +74,7 @@ impl EncoderHandle {
     /// [`EncoderError::Stopped`] if the system has no thread to give.
     pub fn start(encoder: Encoder, limits: QueueLimits) -> Result<Self, EncoderError> {
         let is_static = encoder.is_static();
-        let shared =
-            Arc::new(Shared { encoder, limits, queue: Mutex::new(Queue::default()), more: Condvar::new() });
+        let shared = Arc::new(Shared { encoder, limits, queue: Mutex::new(Queue::default()), more: Condvar::new() });
         let mut thread = None;
         if !is_static {
             let shared = Arc::clone(&shared);

@@ -6,7 +6,7 @@
 //! (`mlp.up_gated_layer`). The real weights of the latter two were not run in this project's tests, only small random ones.
 
 use candle_core::{Device, Result, Tensor};
-use engram_kernels::ops::{self, GeluForm, Path};
+use engram_kernels::ops::{self, GeluForm, LinearWeight, Path};
 
 use super::checkpoint::Checkpoint;
 use super::config::BertConfig;
@@ -16,8 +16,8 @@ use crate::layers::{Linear, Norm};
 /// The network.
 pub(super) struct Bert {
     config: BertConfig,
-    /// `[vocab, hidden]`
-    words: Vec<f32>,
+    /// `[vocab, hidden]`, in the precision of the matrices.
+    words: LinearWeight,
     /// What is added to a token's row: its position's and the first type's; one row for all where positions are ALiBi's.
     places: Vec<f32>,
     norm: Norm,
@@ -69,7 +69,7 @@ impl Bert {
         let layers = (0..config.layers).map(|index| Layer::load(file, &config, index));
         let layers = layers.collect::<std::result::Result<_, ModelError>>()?;
         Ok(Self {
-            words: file.floats(Self::WORDS, &[config.vocab, hidden])?,
+            words: file.matrix(Self::WORDS, config.vocab, hidden)?,
             places,
             norm: file.norm("embeddings.LayerNorm", hidden, config.eps)?,
             layers,
@@ -102,14 +102,13 @@ impl Bert {
 
     fn embed(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor> {
         let hidden = self.config.hidden;
-        let mut rows = Vec::with_capacity(ids.len() * hidden);
-        let positions = lengths.iter().flat_map(|&len| 0..len);
-        for (&id, position) in ids.iter().zip(positions) {
-            let word = &self.words[id as usize * hidden..][..hidden];
-            let place = if self.slopes.is_some() { 0 } else { position * hidden };
-            rows.extend(word.iter().zip(&self.places[place..][..hidden]).map(|(word, place)| word + place));
+        let mut places = Vec::with_capacity(ids.len() * hidden);
+        for position in lengths.iter().flat_map(|&len| 0..len) {
+            let start = if self.slopes.is_some() { 0 } else { position * hidden };
+            places.extend_from_slice(&self.places[start..][..hidden]);
         }
-        Tensor::from_vec(rows, (ids.len(), hidden), &Device::Cpu)
+        let places = Tensor::from_vec(places, (ids.len(), hidden), &Device::Cpu)?;
+        ops::embedding(ids, &self.words, &Device::Cpu)? + places
     }
 }
 

@@ -87,15 +87,29 @@ impl Checkpoint {
         Ok(Linear::new(weights, Some(Tensor::cat(&biases, 0)?)))
     }
 
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<LinearWeight, ModelError> {
+    /// A matrix `[rows, cols]`, or a table whose rows are looked up.
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<LinearWeight, ModelError> {
         let packed = if self.precision == Precision::Int8 && cols.is_multiple_of(Q8_BLOCK) {
-            PackedMatrix::pack(GgmlType::Q8_0, rows, cols, &q8_0(&self.floats(name, &[rows, cols])?))
+            PackedMatrix::pack(GgmlType::Q8_0, rows, cols, &self.rounded(name, rows, cols)?)
         } else {
             let (ty, bytes) = self.bytes(name, &[rows, cols])?;
             PackedMatrix::pack(ty, rows, cols, bytes)
         };
         let packed = packed.map_err(|error| weight(name, candle_core::Error::wrap(error)))?;
         Ok(LinearWeight::Packed(Arc::new(packed)))
+    }
+
+    /// A matrix in Q8_0, rounded some rows at a time: all of it in f32 would be the most that loading holds.
+    fn rounded(&self, name: &str, rows: usize, cols: usize) -> Result<Vec<u8>, ModelError> {
+        let (ty, bytes) = self.bytes(name, &[rows, cols])?;
+        let mut out = Vec::with_capacity(rows * cols / Q8_BLOCK * (Q8_BLOCK + 2));
+        let mut values = vec![0f32; ROUNDED_ROWS * cols];
+        for bytes in bytes.chunks(bytes.len() / rows.max(1) * ROUNDED_ROWS) {
+            let values = &mut values[..bytes.len() / (bytes_of(ty))];
+            quant::dequantize(ty, bytes, values).map_err(|error| weight(name, candle_core::Error::wrap(error)))?;
+            q8_0(values, &mut out);
+        }
+        Ok(out)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Tensor, ModelError> {
@@ -133,9 +147,16 @@ fn weight(name: &str, source: candle_core::Error) -> ModelError {
 /// Values of a block of ggml's Q8_0: a scale in f16, then as many codes.
 const Q8_BLOCK: usize = 32;
 
+/// Rows that are rounded at a time.
+const ROUNDED_ROWS: usize = 256;
+
+/// Bytes of an element of the types that weights come in here.
+fn bytes_of(ty: GgmlType) -> usize {
+    if ty == GgmlType::F32 { 4 } else { 2 }
+}
+
 /// Rounds to Q8_0; the length is a multiple of [`Q8_BLOCK`].
-fn q8_0(values: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() / Q8_BLOCK * (Q8_BLOCK + 2));
+fn q8_0(values: &[f32], out: &mut Vec<u8>) {
     for block in values.chunks_exact(Q8_BLOCK) {
         let largest = block.iter().fold(0f32, |largest, value| largest.max(value.abs()));
         let scale = f16::from_f32(largest / 127.0);
@@ -144,7 +165,6 @@ fn q8_0(values: &[f32]) -> Vec<u8> {
         let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
         out.extend(block.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
     }
-    out
 }
 
 #[cfg(test)]
@@ -154,13 +174,17 @@ mod tests {
     #[test]
     fn rounding_loses_half_a_step_at_most() {
         let values: Vec<f32> = (0..96).map(|i| (i as f32 * 0.7).sin() * [1.0, 1e-3, 0.0][i / 32]).collect();
-        let mut back = vec![0f32; 96];
-        quant::dequantize(GgmlType::Q8_0, &q8_0(&values), &mut back).expect("whole blocks");
+        let (mut blocks, mut back) = (Vec::new(), vec![0f32; 96]);
+        q8_0(&values, &mut blocks);
+        quant::dequantize(GgmlType::Q8_0, &blocks, &mut back).expect("whole blocks");
         for (block, (values, back)) in values.chunks(32).zip(back.chunks(32)).enumerate() {
             let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
             for (value, back) in values.iter().zip(back) {
                 // Half a step, and the rounding of the scale itself (2^-11).
-                assert!((value - back).abs() <= largest * (0.5 / 127.0 + 1.0 / 2048.0), "block {block}: {value} {back}");
+                assert!(
+                    (value - back).abs() <= largest * (0.5 / 127.0 + 1.0 / 2048.0),
+                    "block {block}: {value} {back}"
+                );
             }
         }
     }

@@ -35,7 +35,8 @@ impl Family {
             "qwen3" => Ok(Self::Qwen3),
             _ => Err(ModelError::UnknownArchitecture {
                 found: if found.is_empty() { "(no model_type)".to_owned() } else { found.to_owned() },
-                known: "bert, bert with alibi (jina v2), qwen3, model2vec; generating models are served with --model".into(),
+                known: "bert, bert with alibi (jina v2), qwen3, model2vec; generating models are served with --model"
+                    .into(),
             }),
         }
     }

@@ -18,7 +18,9 @@ mod tests;
 mod text;
 
 use std::path::Path;
+use std::sync::OnceLock;
 
+use engram_kernels::pool;
 use serde_json::Value;
 
 pub use batcher::{EncoderHandle, QueueLimits};
@@ -44,6 +46,12 @@ const QWEN3_QUERY: &str =
 
 /// Tokens of one pass of [`Encoder::embed`], about: enough rows that opening a chunk of weights is no cost any more.
 const PASS_TOKENS: usize = 512;
+
+/// A part of a pass has about so many tokens at least: with fewer rows the weights' way from memory is most of the work.
+const PART_TOKENS: usize = 48;
+
+/// Parts a thread gets of a large pass, so that one that has lost its core to another process does not hold up the end.
+const PARTS_PER_THREAD: usize = 2;
 
 /// Which side of a search a text is on; some encoders mark the two differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,23 +233,43 @@ impl Encoder {
         Ok(vectors)
     }
 
+    /// Cuts a pass into parts of whole sequences, one after the other on each thread of the pool: a part's ops then wait for nobody,
+    /// where ops that are shared wait for the slower thread, each of them. A lone sequence has its ops shared.
     fn encode_packed(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Vec<Vec<f32>>, EncoderError> {
-        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.as_ref().len()).filter(|&len| len > 0).collect();
-        let ids: Vec<u32> = sequences.iter().flat_map(|ids| ids.as_ref()).copied().collect();
+        let sequences: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
+        let tokens: usize = sequences.iter().map(|ids| ids.len()).sum();
+        let wanted = (tokens / PART_TOKENS).clamp(1, PARTS_PER_THREAD * pool().threads());
+        let parts = cut_evenly(&sequences, tokens.div_ceil(wanted));
+        if let [only] = parts.as_slice() {
+            return self.encode_part(only);
+        }
+        let done: Vec<OnceLock<_>> = parts.iter().map(|_| OnceLock::new()).collect();
+        pool().run(parts.len(), &|index| {
+            done[index].get_or_init(|| self.encode_part(parts[index]));
+        });
+        let mut vectors = Vec::with_capacity(sequences.len());
+        for part in done {
+            vectors.extend(part.into_inner().unwrap_or(Err(EncoderError::Stopped))?);
+        }
+        Ok(vectors)
+    }
+
+    fn encode_part(&self, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, EncoderError> {
+        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).filter(|&len| len > 0).collect();
+        let ids = sequences.concat();
         if ids.is_empty() {
             return Ok(vec![vec![0.0; self.dim()]; sequences.len()]);
         }
         let pooled = match &self.body {
-            Body::Causal(body) => body.forward(&ids, &lengths)?.to_vec2::<f32>().map_err(ModelError::Tensor)?,
+            Body::Causal(body) => body.forward(&ids, &lengths)?.to_vec2::<f32>()?,
             Body::Bert(body) => {
                 let rows = body.forward(&ids, &lengths)?.flatten_all()?.to_vec1::<f32>()?;
-                pool(&rows, body.dim(), &lengths, self.pooling)
+                pool_rows(&rows, body.dim(), &lengths, self.pooling)
             }
             Body::Table(_) => Vec::new(),
         };
         let mut pooled = pooled.into_iter();
-        let vector = |ids: &[u32]| if ids.is_empty() { None } else { pooled.next() };
-        let vectors = sequences.iter().map(|ids| ids.as_ref()).map(vector);
+        let vectors = sequences.iter().map(|ids| if ids.is_empty() { None } else { pooled.next() });
         Ok(vectors.map(|vector| vector.unwrap_or_else(|| vec![0.0; self.dim()])).collect())
     }
 
@@ -291,6 +319,22 @@ impl Encoder {
     }
 }
 
+/// Runs of sequences that have at least `tokens` tokens each, the last perhaps fewer; one run at least.
+fn cut_evenly<'a, 'b>(sequences: &'b [&'a [u32]], tokens: usize) -> Vec<&'b [&'a [u32]]> {
+    let (mut parts, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (index, ids) in sequences.iter().enumerate() {
+        sum += ids.len();
+        if sum >= tokens {
+            parts.push(&sequences[start..=index]);
+            (start, sum) = (index + 1, 0);
+        }
+    }
+    if start < sequences.len() || parts.is_empty() {
+        parts.push(&sequences[start..]);
+    }
+    parts
+}
+
 fn read_json(path: &Path) -> Result<Value, ModelError> {
     let text = std::fs::read_to_string(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
     let value: Value =
@@ -302,7 +346,7 @@ fn read_json(path: &Path) -> Result<Value, ModelError> {
 }
 
 /// Rows `[tokens, dim]` of sequences to a vector each; no length is zero.
-fn pool(rows: &[f32], dim: usize, lengths: &[usize], pooling: Pooling) -> Vec<Vec<f32>> {
+fn pool_rows(rows: &[f32], dim: usize, lengths: &[usize], pooling: Pooling) -> Vec<Vec<f32>> {
     let mut rest = rows;
     let pooled = lengths.iter().map(|&len| {
         let (own, later) = rest.split_at(len * dim);

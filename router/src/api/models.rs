@@ -5,17 +5,22 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use crate::app::AppState;
-use crate::backend::ServedModel;
+use crate::backend::{EncoderFacts, ServedModel};
 use crate::error::ApiError;
 
 /// All models that are served.
 pub async fn list(State(state): State<AppState>) -> Json<Value> {
-    let data: Vec<Value> = state.models().iter().map(describe).collect();
+    let generating = state.models().iter().map(describe);
+    let data: Vec<Value> = generating.chain(state.models().encoders().facts().iter().map(describe_encoder)).collect();
     Json(json!({"object": "list", "data": data}))
 }
 
 /// One of them.
 pub async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let encoders = state.models().encoders();
+    if let Some(facts) = encoders.facts().filter(|_| encoders.has(&id)) {
+        return Ok(Json(describe_encoder(&facts)));
+    }
     state.models().find(Some(&id)).map(|model| Json(describe(&model)))
 }
 
@@ -32,5 +37,22 @@ fn describe(model: &ServedModel) -> Value {
         "license": model.facts.license,
         "architecture": model.facts.architecture,
         "quantization": model.facts.quantization,
+    })
+}
+
+/// The same of an encoder: `dimensions` is the length of its vectors, `min_dimensions` how short they may be asked for.
+fn describe_encoder(encoder: &EncoderFacts) -> Value {
+    json!({
+        "id": encoder.id,
+        "object": "model",
+        "created": encoder.created,
+        "owned_by": "engram",
+        "aliases": encoder.aliases,
+        "max_model_len": encoder.max_tokens,
+        "embedding": true,
+        "dimensions": encoder.dim,
+        "min_dimensions": encoder.smallest_dim,
+        "state": encoder.state,
+        "license": encoder.license,
     })
 }

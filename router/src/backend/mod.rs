@@ -6,8 +6,10 @@
 //!
 //! There is one kind of backend, so there is no trait yet.
 
+mod encoders;
 mod local;
 mod served;
 
+pub use encoders::{EncoderFacts, Encoders};
 pub use local::{Event, Generation, Job, Output, Tally};
 pub use served::{ModelFacts, Models, ServedModel};

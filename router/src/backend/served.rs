@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use engram_inference::EngineHandle;
+use engram_models::EncoderHandle;
 use engram_models::chat_template::{ChatOptions, ChatTemplate, encode_chat};
 use engram_models::fim::{FimFile, FimRequest, FimTokens};
 use engram_models::tokenizer::{Specials, Tokenizer};
 use serde_json::{Map, Value};
 
+use super::Encoders;
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::completion::{Fim, Prompt};
 use crate::openai::fields::nearest;
@@ -47,30 +49,55 @@ pub struct ServedModel {
     pub facts: ModelFacts,
 }
 
-/// The models of this process.
+/// The models of this process: those that generate, and the encoder.
 #[derive(Default)]
-pub struct Models(Vec<Arc<ServedModel>>);
+pub struct Models {
+    generating: Vec<Arc<ServedModel>>,
+    encoders: Encoders,
+}
 
 impl Models {
     /// These models; of two with a name in common the first one answers to it.
     pub fn new(models: impl IntoIterator<Item = ServedModel>) -> Self {
-        Self(models.into_iter().map(Arc::new).collect())
+        Self { generating: models.into_iter().map(Arc::new).collect(), encoders: Encoders::default() }
     }
 
-    /// Whether there is none.
+    /// With an encoder beside them.
+    pub fn with_encoders(mut self, encoders: Encoders) -> Self {
+        self.encoders = encoders;
+        self
+    }
+
+    /// The encoder, if one is served.
+    pub fn encoders(&self) -> &Encoders {
+        &self.encoders
+    }
+
+    /// The encoder called `name`, ready to be asked. Errors: as [`Encoders::find`]; 400 for a model that generates.
+    pub fn encoder(&self, name: Option<&str>) -> Result<EncoderHandle, ApiError> {
+        if let Some(name) = name.filter(|name| !self.encoders.has(name))
+            && let Ok(model) = self.find(Some(name))
+        {
+            let message = format!("`{}` generates text, it makes no vectors: name an encoder", model.id);
+            return Err(ApiError::invalid_value("model", message));
+        }
+        self.encoders.find(name)
+    }
+
+    /// Whether there is none that generates.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.generating.is_empty()
     }
 
-    /// All of them.
+    /// All that generate.
     pub fn iter(&self) -> impl Iterator<Item = &ServedModel> {
-        self.0.iter().map(Arc::as_ref)
+        self.generating.iter().map(Arc::as_ref)
     }
 
     /// The model called `name`, in any case; without a name the only one there is.
     pub fn find(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
         let Some(name) = name else {
-            return match self.0.as_slice() {
+            return match self.generating.as_slice() {
                 [only] => Ok(Arc::clone(only)),
                 _ => Err(ApiError::new(
                     ErrorCode::MissingParameter,
@@ -80,7 +107,11 @@ impl Models {
             };
         };
         let called = |model: &&Arc<ServedModel>| model.names().any(|known| known.eq_ignore_ascii_case(name));
-        self.0.iter().find(called).map(Arc::clone).ok_or_else(|| {
+        if self.encoders.has(name) {
+            let message = format!("`{name}` is an encoder, it generates no text: ask /v1/embeddings");
+            return Err(ApiError::invalid_value("model", message));
+        }
+        self.generating.iter().find(called).map(Arc::clone).ok_or_else(|| {
             let shown: String = name.chars().take(128).collect();
             let known: Vec<&str> = self.iter().flat_map(ServedModel::names).collect();
             let near = nearest(&shown, &known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));

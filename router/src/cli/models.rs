@@ -1,6 +1,7 @@
 //! `engram models`
 
 use clap::{Args, Subcommand};
+use engram_models::catalog::ModelKind;
 use engram_models::pull::{Listing, list, remove};
 use serde_json::{Value, json};
 
@@ -72,6 +73,8 @@ fn line_json(line: &Listing) -> Value {
     json!({
         "id": catalog.map(|entry| entry.id.as_str()).or(line.installed.as_ref().map(|model| model.id.as_str())),
         "aliases": catalog.map(|entry| &entry.aliases),
+        "kind": catalog.map(|entry| entry.kind),
+        "dimensions": catalog.and_then(|entry| entry.dim),
         "title": catalog.map(|entry| &entry.title),
         "license": catalog.map(|entry| &entry.license),
         "license_note": catalog.and_then(|entry| entry.license_note.as_ref()),
@@ -89,11 +92,24 @@ fn line_json(line: &Listing) -> Value {
     })
 }
 
-/// The listing for people: columns as wide as their widest cell.
+/// The listing for people: the models that generate, then the encoders.
 fn table(lines: &[Listing]) -> String {
-    let mut rows =
-        vec![["MODEL", "SIZE", "ON DISK", "CONTEXT", "MEMORY", "FIM", "LICENSE"].map(str::to_owned).to_vec()];
-    rows.extend(lines.iter().map(cells));
+    let is_encoder = |line: &&Listing| line.catalog.is_some_and(|entry| entry.kind == ModelKind::Embed);
+    let (encoders, models): (Vec<&Listing>, Vec<&Listing>) = lines.iter().partition(is_encoder);
+    let mut text =
+        columns(&["MODEL", "SIZE", "ON DISK", "CONTEXT", "MEMORY", "FIM", "LICENSE"], models.into_iter().map(cells));
+    if !encoders.is_empty() {
+        text.push('\n');
+        let headings = ["ENCODER", "SIZE", "ON DISK", "CONTEXT", "DIMENSIONS", "LICENSE"];
+        text.push_str(&columns(&headings, encoders.into_iter().map(encoder_cells)));
+    }
+    text
+}
+
+/// Rows below headings: columns as wide as their widest cell.
+fn columns(headings: &[&str], cells: impl Iterator<Item = Vec<String>>) -> String {
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(cells).collect();
     let columns = rows[0].len();
     let widths: Vec<usize> =
         (0..columns).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
@@ -104,6 +120,21 @@ fn table(lines: &[Listing]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// An encoder's cells; of the dimensions the shortest too, where its vectors may be cut.
+fn encoder_cells(line: &Listing) -> Vec<String> {
+    let mut cells = cells(line);
+    let license = cells.pop().unwrap_or_default();
+    cells.truncate(4);
+    let entry = line.catalog;
+    cells.push(match (entry.and_then(|entry| entry.smallest_dim), entry.and_then(|entry| entry.dim)) {
+        (Some(smallest), Some(dim)) => format!("{smallest}-{dim}"),
+        (_, Some(dim)) => dim.to_string(),
+        _ => "-".to_owned(),
+    });
+    cells.push(license);
+    cells
 }
 
 fn cells(line: &Listing) -> Vec<String> {

@@ -162,7 +162,7 @@ pub static KEYS: &[Key] = &[
     key("models.revision", Kind::Text, "", "branch, tag or commit of the hub repository"),
     key("memory.enabled", Kind::Flag, "true", "keep a memory at all; false: /v1/memory answers 503"),
     key("memory.dir", Kind::Path, "", "where the memory lies; unset: `memory` in server.data_dir"),
-    key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder, by its catalog id"),
+    key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder: catalog id, owner/repo, or a path"),
     key(
         "memory.backend",
         Kind::Choice(&["embedded", "postgres", "qdrant"]),

@@ -4,7 +4,7 @@ use engram_memory::{Embedder, MemoryError, Result, Side};
 use engram_models::EncoderHandle;
 use engram_models::embedding;
 
-/// An [`EncoderHandle`] as the memory wants it.
+/// An [`EncoderHandle`] as the memory wants it. [`crate::backend::Encoders::wait`] gives the handle.
 #[derive(Clone)]
 pub struct EncoderEmbedder(EncoderHandle);
 

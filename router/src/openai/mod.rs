@@ -6,6 +6,7 @@
 
 pub mod chat;
 pub mod completion;
+pub mod embedding;
 pub mod fields;
 pub mod message;
 pub mod options;

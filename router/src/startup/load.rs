@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use engram_inference::Engine;
+use engram_models::catalog::ModelKind;
 use engram_models::chat_template::{ChatTemplate, TemplateSource};
 use engram_models::fim::FimTokens;
 use engram_models::gguf::Gguf;
@@ -85,6 +86,12 @@ fn files(config: &Config, show_progress: bool) -> anyhow::Result<ModelFiles> {
 }
 
 fn weights(config: &Config, files: &ModelFiles) -> anyhow::Result<Model> {
+    if files.catalog.is_some_and(|entry| entry.kind == ModelKind::Embed) {
+        bail!(
+            "{} is a sentence encoder, it generates no text: name it in `memory.encoder`, and here a model",
+            files.id
+        );
+    }
     let options = LoadOptions {
         device: device::open(config.model.device)?,
         max_len: config.engine.max_model_len,

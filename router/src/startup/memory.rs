@@ -13,26 +13,28 @@ use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::config::{Caches, Lifetimes, MemoryConfig};
 use engram_memory::{Kind, Memory};
 use engram_models::EncoderHandle;
-use engram_models::embedding::{Encoder, Precision, QueueLimits};
-use engram_models::pull::{PullOptions, installed, resolve};
 
-use super::pull_options;
+use crate::backend::Encoders;
 use crate::config::{Config, MemoryBackend, MemorySettings};
 use crate::memory::{CacheCounts, EncoderEmbedder, MemoryService, Opened};
 use crate::metrics::Metrics;
 
 /// The memory's doors; what is behind them is opened in the background.
-pub fn start(config: &Config, metrics: Arc<Metrics>) -> MemoryService {
+pub fn start(config: &Config, encoders: Encoders, metrics: Arc<Metrics>) -> MemoryService {
     let service = MemoryService::new(config.memory.clone(), Arc::clone(&metrics));
     if !config.memory.enabled {
         return service;
     }
     let (opening, config) = (service.clone(), config.clone());
     tokio::spawn(async move {
-        if !encoder_is_here(&config) {
+        if encoders.facts().is_some_and(|facts| facts.state == "absent") {
             opening.wanted().await;
         }
-        let open = tokio::task::spawn_blocking(move || open(&config, &metrics)).await;
+        let open = tokio::task::spawn_blocking(move || {
+            let encoder = encoders.wait().context("`memory.encoder`")?;
+            open(&config, encoder, &metrics)
+        })
+        .await;
         match open.context("opening the memory panicked").and_then(|opened| opened) {
             Ok(opened) => {
                 tracing::info!("the memory is open");
@@ -49,9 +51,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> MemoryService {
 }
 
 /// Opens the memory that is configured.
-pub fn open(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Opened> {
+pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> anyhow::Result<Opened> {
     let settings = &config.memory;
-    let encoder = encoder(config)?;
     let id = EncoderId { name: encoder.encoder().name().to_owned(), dim: encoder.encoder().dim() };
     let embedded = match &settings.backend {
         MemoryBackend::Embedded => {
@@ -66,26 +67,6 @@ pub fn open(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Opened> {
     let memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), memory_config(settings))?
         .observed_by(Arc::new(CacheCounts(Arc::clone(metrics))));
     Ok(Opened::new(memory, Some(embedded)))
-}
-
-/// Loads the configured encoder, fetching what is missing.
-pub fn encoder(config: &Config) -> anyhow::Result<EncoderHandle> {
-    let files = resolve(&config.memory.encoder, &encoder_options(config)).context("`memory.encoder`")?;
-    Ok(EncoderHandle::start(Encoder::load(&files, Precision::default())?, QueueLimits::default())?)
-}
-
-/// Whether its files are on disk already; one that is no catalog entry is looked for when it is wanted.
-fn encoder_is_here(config: &Config) -> bool {
-    let name = &config.memory.encoder;
-    let id = engram_models::catalog::find(name).map_or(name.as_str(), |entry| entry.id.as_str());
-    std::path::Path::new(name).exists() || installed(&encoder_options(config)).iter().any(|model| model.id == id)
-}
-
-fn encoder_options(config: &Config) -> PullOptions {
-    let mut options = pull_options(config, false);
-    // The revision that is configured is the generating model's.
-    options.revision = None;
-    options
 }
 
 fn memory_config(settings: &MemorySettings) -> MemoryConfig {

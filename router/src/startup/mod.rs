@@ -24,7 +24,7 @@ use engram_models::pull::progress;
 
 use crate::app::AppState;
 use crate::auth::ApiKeys;
-use crate::backend::Models;
+use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::limits::HttpSettings;
 use crate::metrics::Metrics;
@@ -58,8 +58,11 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
 
     let engine = loaded.served.engine.clone();
     let id = loaded.served.id.clone();
-    let memory = memory::start(&config, Arc::clone(&metrics));
-    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics, memory.clone());
+    let encoders = Encoders::new(&config.memory.encoder, pull_options(&config, false));
+    encoders.start();
+    let memory = memory::start(&config, encoders.clone(), Arc::clone(&metrics));
+    let models = Models::new([loaded.served]).with_encoders(encoders);
+    let state = AppState::new(models, keys, http_settings(&config), metrics, memory.clone());
     let listener = bind::listen(socket)?;
     let address = listener.local_addr()?;
     let stop = signals::stop()?;
