@@ -31,6 +31,11 @@ impl Tenant {
     pub fn anonymous() -> Self {
         Self { name: "anonymous".into(), salt: 0 }
     }
+
+    /// All keys of this name.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), salt: salt(&sha256(name.as_bytes())) }
+    }
 }
 
 /// A configured key that cannot be used.
@@ -94,10 +99,20 @@ impl ApiKeys {
             }
             let digest = sha256(key.as_bytes());
             if found.iter().all(|(known, _)| *known != digest) {
-                found.push((digest, name.map_or_else(|| tenant_of(&digest), named_tenant)));
+                found.push((digest, name.map_or_else(|| tenant_of(&digest), Tenant::named)));
             }
         }
         Ok(Self { keys: found })
+    }
+
+    /// One key, made for the occasion, that stands for this tenant.
+    pub fn of(key: &str, tenant: Tenant) -> Self {
+        Self { keys: vec![(sha256(key.as_bytes()), tenant)] }
+    }
+
+    /// The tenant of the first key.
+    pub fn first(&self) -> Option<Tenant> {
+        self.keys.first().map(|(_, tenant)| tenant.clone())
     }
 
     /// Whether no key is configured.
@@ -143,11 +158,6 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 fn tenant_of(digest: &[u8; 32]) -> Tenant {
     let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     Tenant { name: format!("key-{hex}"), salt: salt(digest) }
-}
-
-/// All keys of this name.
-fn named_tenant(name: &str) -> Tenant {
-    Tenant { name: name.to_owned(), salt: salt(&sha256(name.as_bytes())) }
 }
 
 fn salt(digest: &[u8; 32]) -> u64 {

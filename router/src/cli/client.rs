@@ -70,6 +70,16 @@ impl Client {
         whole(response).await
     }
 
+    /// Sends a request by any method and reads the whole answer; a body that is `null` is none.
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let method = reqwest::Method::from_bytes(method.as_bytes())?;
+        let mut request = self.signed(self.http.request(method, format!("{}{path}", self.base)));
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        whole(request.send().await.with_context(|| self.unreachable())?).await
+    }
+
     /// Posts a streaming request and hands on each piece of text as it comes.
     ///
     /// A stream that ends without its `[DONE]` was cut off, and is an error.

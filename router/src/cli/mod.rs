@@ -9,6 +9,7 @@ mod chat;
 mod client;
 mod complete;
 mod config;
+mod memory;
 mod models;
 mod output;
 mod position;
@@ -62,6 +63,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Complete text, or fill in a gap in a file
     Complete(complete::CompleteArgs),
+    /// What projects said before: remember, search, forget
+    Memory(memory::MemoryArgs),
     /// Measure how fast this machine runs a model
     Bench(bench::BenchArgs),
     /// Show or check the configuration
@@ -98,6 +101,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Models(args) => models::run(&config, &args),
         Command::Chat(args) => chat::run(&config, args),
         Command::Complete(args) => complete::run(&config, args),
+        Command::Memory(args) => memory::run(&config, args),
         Command::Bench(args) => bench::run(&config, &args),
         Command::Config(args) => config::run(&config, &args),
         Command::Completions { shell } => {

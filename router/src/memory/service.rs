@@ -68,7 +68,14 @@ impl MemoryService {
             true => Slot::Opening,
             false => Slot::Shut("this server keeps no memory: set `memory.enabled`".into()),
         };
-        Self(Arc::new(Inner { slot: RwLock::new(slot), pool, settings, metrics, pending: watch::Sender::new(0), wanted: Notify::new() }))
+        Self(Arc::new(Inner {
+            slot: RwLock::new(slot),
+            pool,
+            settings,
+            metrics,
+            pending: watch::Sender::new(0),
+            wanted: Notify::new(),
+        }))
     }
 
     /// Waits until somebody asks a memory that is not open yet.

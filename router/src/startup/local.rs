@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 
 use super::{bind, http_settings, load};
 use crate::app::AppState;
-use crate::auth::ApiKeys;
-use crate::backend::Models;
+use crate::auth::{ApiKeys, Tenant};
+use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::memory::MemoryService;
 use crate::metrics::Metrics;
@@ -54,6 +54,35 @@ pub async fn start_local(mut config: Config) -> anyhow::Result<LocalServer> {
         let _ = stopped.await;
     }));
     Ok(LocalServer { url, key, model, stop, task })
+}
+
+/// Opens the configured memory and serves it, without a model, on loopback to the tenant of this name, or of the
+/// first configured key.
+pub async fn start_memory(mut config: Config, tenant: Option<&str>) -> anyhow::Result<LocalServer> {
+    config.server.drain_deadline = Duration::ZERO;
+    let tenant = match tenant {
+        Some(name) => Tenant::named(name),
+        None => super::api_keys(&config)?.first().unwrap_or_else(Tenant::anonymous),
+    };
+    let key = Secret::new(format!("local-{}", uuid::Uuid::new_v4().simple()));
+    let keys = ApiKeys::of(key.expose(), tenant);
+    let metrics = Arc::new(Metrics::new()?);
+    let memory = MemoryService::new(config.memory.clone(), Arc::clone(&metrics));
+    let (opening, counting) = (config.clone(), Arc::clone(&metrics));
+    let opened = tokio::task::spawn_blocking(move || {
+        let encoders = Encoders::new(&opening.memory.encoder, super::pull_options(&opening, true));
+        let encoder = encoders.wait().context("`memory.encoder`")?;
+        super::memory::open(&opening, encoder, &counting)
+    });
+    memory.open(Arc::new(opened.await.context("opening the memory failed")??));
+    let listener = bind::listen(bind::take(&[SocketAddr::from(([127, 0, 0, 1], 0))])?)?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let state = AppState::new(Models::default(), keys, http_settings(&config), metrics, memory);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(crate::serve(listener, state, async {
+        let _ = stopped.await;
+    }));
+    Ok(LocalServer { url, key, model: String::new(), stop, task })
 }
 
 impl LocalServer {

@@ -71,7 +71,8 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
 
 fn memory_config(settings: &MemorySettings) -> MemoryConfig {
     let ttl = |kind: Kind| settings.ttl.iter().find(|(of, _)| *of == kind).and_then(|(_, ttl)| *ttl);
-    let cached = |kind: Kind| settings.cache.iter().find(|(of, _)| *of == kind).map_or(Duration::ZERO, |(_, time)| *time);
+    let cached =
+        |kind: Kind| settings.cache.iter().find(|(of, _)| *of == kind).map_or(Duration::ZERO, |(_, time)| *time);
     let lifetimes = Lifetimes {
         code: ttl(Kind::Code),
         knowledge: ttl(Kind::Knowledge),

@@ -30,7 +30,7 @@ use crate::limits::HttpSettings;
 use crate::metrics::Metrics;
 
 pub use load::{Weights, load_weights};
-pub use local::{LocalServer, start_local};
+pub use local::{LocalServer, start_local, start_memory};
 pub use threads::use_threads;
 
 /// Runs `engram serve` until a signal ends it.

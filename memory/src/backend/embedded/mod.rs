@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 pub use encoder::EncoderId;
 
-use crate::backend::{
-    Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written,
-};
+use crate::backend::{Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written};
 use crate::error::{MemoryError, Result};
 use crate::index::IndexParams;
 use crate::lexical::LexicalParams;
@@ -77,7 +75,8 @@ impl Embedded {
     /// # Errors
     /// [`MemoryError::EncoderMismatch`], [`MemoryError::Format`], and those of [`Store::open`].
     pub fn open(dir: &Path, encoder: Option<&EncoderId>, config: EmbeddedConfig) -> Result<Self> {
-        let resident = Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
+        let resident =
+            Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
         let noted = resident.clone();
         let store = Store::open(dir, config.store, Arc::new(move |ops| noted.note(ops)))?;
         let memory = Self { store, resident, ef_search: config.ef_search };
@@ -172,12 +171,7 @@ impl Embedded {
         Ok(ids)
     }
 
-    fn forget_ids(
-        &self,
-        number: PartitionId,
-        ids: &[RecordId],
-        selection: Option<&CompiledSelection>,
-    ) -> Result<u64> {
+    fn forget_ids(&self, number: PartitionId, ids: &[RecordId], selection: Option<&CompiledSelection>) -> Result<u64> {
         let mut gone = 0;
         for chunk in ids.chunks(CHUNK) {
             let (chunk, selection) = (chunk.to_vec(), selection.cloned());

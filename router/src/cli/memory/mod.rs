@@ -1,0 +1,58 @@
+//! `engram memory`: what is remembered, looked at and looked after from the command line.
+//!
+//! Every command speaks the API: to the server that runs, or, where none does, to one that is started inside this
+//! process over the same directory. The directory is locked by whoever has it open, so the two never meet.
+
+mod forget;
+mod remember;
+mod search;
+mod show;
+mod stats;
+mod table;
+mod target;
+
+use clap::{Args, Subcommand};
+
+use super::args::ConfigArgs;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  engram memory remember \"we retry with backoff, never in a loop\" --project web
+  engram memory search \"how do we retry\" --project web
+  engram memory show 0d6081e5adeec8acd201fc89c67e6a81
+  engram memory forget --project web
+  engram memory stats --json
+
+A server that runs is asked (--url, or the configured address); where none does, the memory's directory is opened.")]
+pub(super) struct MemoryArgs {
+    #[command(subcommand)]
+    command: MemoryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum MemoryCommand {
+    /// Remember a text
+    Remember(remember::RememberArgs),
+    /// Find what was remembered
+    Search(search::SearchArgs),
+    /// Show a record
+    Show(show::ShowArgs),
+    /// Forget records
+    Forget(forget::ForgetArgs),
+    /// How much is remembered
+    Stats(stats::StatsArgs),
+    /// Write the whole memory into a file in its own directory
+    Snapshot(stats::SnapshotArgs),
+}
+
+pub(super) fn run(config: &ConfigArgs, args: MemoryArgs) -> anyhow::Result<()> {
+    match args.command {
+        MemoryCommand::Remember(args) => remember::run(config, &args),
+        MemoryCommand::Search(args) => search::run(config, &args),
+        MemoryCommand::Show(args) => show::run(config, &args),
+        MemoryCommand::Forget(args) => forget::run(config, &args),
+        MemoryCommand::Stats(args) => stats::run(config, &args),
+        MemoryCommand::Snapshot(args) => stats::snapshot(config, &args),
+    }
+}
