@@ -8,6 +8,7 @@ mod embeddings;
 mod encoders;
 mod equalities;
 mod logits;
+mod memory;
 mod openai_client;
 mod process;
 mod reference;

@@ -79,6 +79,11 @@ impl Server {
         Some((status, body))
     }
 
+    /// Where it keeps what outlives it; gone when this is dropped.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("stderr.log")).unwrap_or_default()

@@ -1,0 +1,111 @@
+//! The memory over real HTTP: the real encoder, the real store, a process that ends and comes again.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::SMOLLM2;
+use crate::support::server::{Server, binary, stream};
+
+const NOTES: [&str; 3] = [
+    "Uploads are retried with exponential backoff, five times at most, by RetryPolicy in net/retry.rs.",
+    "The colour of the landing page is teal; marketing decides about it.",
+    "Database migrations run before the server takes requests, in migrate.rs.",
+];
+
+/// Asks until the memory is open; its encoder may have to be read first.
+async fn ask(server: &Server, method: &str, path: &str, body: &Value) -> Value {
+    let client = reqwest::Client::new();
+    let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+    let begun = Instant::now();
+    loop {
+        let request = client.request(method.clone(), server.url(path));
+        let request = if body.is_null() { request } else { request.json(body) };
+        let response = request.send().await.expect("the server answers");
+        let status = response.status().as_u16();
+        let value: Value = response.json().await.expect("JSON");
+        if status != 503 {
+            assert_eq!(status, 200, "{value}");
+            return value;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "no memory: {value}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn remember_notes(server: &Server) -> Vec<String> {
+    let records: Vec<Value> = NOTES.iter().map(|note| json!({"content": note, "scope": {"project": "web"}})).collect();
+    let written = ask(server, "POST", "/v1/memory/records", &json!(records)).await;
+    let data = written["data"].as_array().expect("a list");
+    data.iter().map(|record| record["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_remembered_is_found_by_meaning_and_recalled() {
+    let server = Server::start(SMOLLM2, &[]);
+    let ids = remember_notes(&server).await;
+    let query = json!({"query": "how often is a failed transfer tried again?", "scope": {"project": "web"}, "k": 2});
+    let found = ask(&server, "POST", "/v1/memory/search", &query).await;
+    assert_eq!(found["hits"][0]["id"], ids[0], "{found}");
+    assert!(found["hits"][0]["signals"]["dense"].is_number(), "{found}");
+
+    let chat = |extra: Value| {
+        json!({"model": SMOLLM2, "max_tokens": 8, "temperature": 0.0, "messages": [
+            {"role": "user", "content": "How often do we retry an upload?"}], "memory": extra})
+    };
+    let memory = json!({"scope": {"project": "web", "session": "s"}, "recall": {"k": 2}, "remember": "session"});
+    let first = ask(&server, "POST", "/v1/chat/completions", &chat(memory.clone())).await;
+    assert_eq!(first["memory"]["recalled"][0]["id"], ids[0], "{first}");
+    // The exchange is remembered behind the answer's back.
+    let begun = Instant::now();
+    loop {
+        let stats = ask(&server, "GET", "/v1/memory/stats", &Value::Null).await;
+        if stats["records"]["conversation"] == 1 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{stats}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The next prompt of the session begins like this one, as far as the cache's blocks are concerned.
+    let again = ask(&server, "POST", "/v1/chat/completions", &chat(memory)).await;
+    let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+    assert!(cached >= 64, "{again}");
+    let streamed = chat(json!({"scope": {"project": "web"}, "recall": "auto"}));
+    let mut body = streamed.clone();
+    body["stream"] = json!(true);
+    let result = stream(&reqwest::Client::new(), &server.url("/v1/chat/completions"), &body, None).await;
+    assert!(result.done && result.error.is_none(), "{:?}", result.error);
+    assert!(server.metric("memory_operations_total", "operation=\"recall\"") >= 3.0);
+
+    let forgotten = ask(&server, "POST", "/v1/memory/forget", &json!({"scope": {"project": "web"}})).await;
+    assert!(forgotten["forgotten"].as_u64() >= Some(4), "{forgotten}");
+    let found = ask(&server, "POST", "/v1/memory/search", &query).await;
+    assert_eq!(found["hits"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_outlives_its_process_and_the_command_line_reads_it() {
+    let mut server = Server::start(SMOLLM2, &[]);
+    let dir = server.data_dir().to_str().expect("text").to_owned();
+    let ids = remember_notes(&server).await;
+    let search = |flags: &[&str]| {
+        let output = Command::new(binary())
+            .args(["memory", "search", "RetryPolicy", "--project", "web", "--json"])
+            .args(flags)
+            .output()
+            .expect("run engram");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str::<Value>(&text).expect("JSON")
+    };
+    assert_eq!(search(&["--url", &server.url("")])["hits"][0]["id"], ids[0]);
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(30)).success());
+    // Nobody serves any more: the command opens the directory itself.
+    let port = crate::support::server::free_port().to_string();
+    let config = server.data_dir().join("engram.toml");
+    std::fs::write(&config, format!("[server]\nport = {port}\n")).expect("written");
+    let found = search(&["--data-dir", &dir, "--config", config.to_str().expect("text")]);
+    assert_eq!(found["hits"][0]["id"], ids[0]);
+}
