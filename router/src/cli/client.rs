@@ -1,6 +1,6 @@
 //! A client of the API: `engram chat` and `engram complete` speak to a server like any other program.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -70,14 +70,23 @@ impl Client {
         whole(response).await
     }
 
-    /// Sends a request by any method and reads the whole answer; a body that is `null` is none.
+    /// Sends a request by any method and reads the whole answer; a body that is `null` is none. A server that
+    /// says when to come again, as one whose memory is still being opened does, is asked again for a minute.
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let method = reqwest::Method::from_bytes(method.as_bytes())?;
-        let mut request = self.signed(self.http.request(method, format!("{}{path}", self.base)));
-        if !body.is_null() {
-            request = request.json(body);
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let begun = Instant::now();
+        loop {
+            let method = reqwest::Method::from_bytes(method.as_bytes())?;
+            let mut request = self.signed(self.http.request(method, format!("{}{path}", self.base)));
+            if !body.is_null() {
+                request = request.json(body);
+            }
+            let response = request.send().await.with_context(|| self.unreachable())?;
+            match retry_after(&response).filter(|wait| begun.elapsed() + *wait < PATIENCE) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return whole(response).await,
+            }
         }
-        whole(request.send().await.with_context(|| self.unreachable())?).await
     }
 
     /// Posts a streaming request and hands on each piece of text as it comes.
@@ -131,6 +140,12 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from {}; is `engram serve` running there?", self.base)
     }
+}
+
+/// How long a server that cannot serve now asks to be left alone.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let seconds = response.headers().get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    (response.status().as_u16() == 503).then(|| Duration::from_secs(seconds))
 }
 
 /// `http://host:port`, whatever was typed.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use engram_memory::backend::Backend;
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::config::{Caches, Lifetimes, MemoryConfig};
-use engram_memory::{Kind, Memory};
+use engram_memory::{Kind, Memory, MemoryError};
 use engram_models::EncoderHandle;
 
 use crate::backend::Encoders;
@@ -43,11 +43,19 @@ pub fn start(config: &Config, encoders: Encoders, metrics: Arc<Metrics>) -> Memo
             }
             Err(error) => {
                 tracing::error!("there is no memory: {error:#}");
-                opening.shut(&format!("the memory could not be opened: {error:#}"));
+                opening.shut(&reason(&error));
             }
         }
     });
     service
+}
+
+/// What clients are told: paths of this machine stay in its log.
+fn reason(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(mismatch @ MemoryError::EncoderMismatch { .. }) => mismatch.to_string(),
+        _ => "the memory could not be opened, the server's log says why and what to do".into(),
+    }
 }
 
 /// Opens the memory that is configured.

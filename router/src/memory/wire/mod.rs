@@ -22,11 +22,11 @@ use crate::openai::Fields;
 /// Most records in one request to remember.
 pub const MAX_RECORDS: usize = 1000;
 /// Longest content of a record, bytes.
-pub const MAX_CONTENT: usize = 1 << 20;
+pub const MAX_CONTENT: usize = 256 << 10;
 /// Longest query, bytes.
 pub const MAX_QUERY: usize = 1 << 16;
 /// Most hits of a search.
-pub const MAX_K: usize = 1000;
+pub const MAX_K: usize = 200;
 /// Most ids in one request to forget.
 pub const MAX_IDS: usize = 10_000;
 /// Longest lifetime that can be asked for, seconds: a hundred years.
