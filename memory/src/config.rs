@@ -191,7 +191,7 @@ impl Default for Weights {
             trust_imported: 0.95,
             useful: 0.08,
             wrong: 0.35,
-            mmr_lambda: 0.8,
+            mmr_lambda: 0.7,
             near_copy: 0.97,
             mmr_from: 0.9,
         }
