@@ -94,6 +94,12 @@ fn recall_holds_whatever_a_filter_lets_through() {
         assert!(recall_of_apart >= 0.97, "clusters, one in {one_in}: recall {recall_of_apart}");
     }
     assert!(index.search(&[1.0; DIM], K, EF, Some(&|_| false)).expect("no hits").is_empty());
+    // Numbers as a client may send them.
+    for (k, ef, hits) in [(0, 0, 0), (0, usize::MAX, 0), (3, 0, 3), (usize::MAX, 0, 12_000), (5, usize::MAX, 5)] {
+        let found = index.search(&[1.0; DIM], k, ef, None).expect("hits").len();
+        // A walk may miss a few of all there are.
+        assert!(found <= hits && found * 100 >= hits * 99, "k {k}, ef {ef}: {found} hits");
+    }
 }
 
 #[test]
