@@ -85,7 +85,7 @@ fn recall_holds_whatever_a_filter_lets_through() {
     let (index, model) = large();
     assert_recall(index, model, 0.97, "all");
     for one_in in [1u128, 2, 10, 50, 100, 1000, 5000] {
-        let spread = move |id: u128| id % one_in == 0;
+        let spread = move |id: u128| id.is_multiple_of(one_in);
         let recall_of_spread = recall(index, model, 6, Some(&spread));
         assert!(recall_of_spread >= 0.97, "one in {one_in}: recall {recall_of_spread}");
         // All in few clusters, most queries far from them: the walk must go there.
