@@ -11,7 +11,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer agreement every-type cuda-check clients models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,15 @@ bench-peer: build models ## measure beside llama.cpp, engines and servers (build
 	exports=$$(benches/vs_llama_cpp/build_peer.sh) && eval "$$exports" && \
 	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/run.py --engram $(ENGRAM) $(ARGS) && \
 	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/server.py --engram $(ENGRAM) $(ARGS)
+
+bench-vectors: $(TARGET)/vectors/base.npy ## measure the vector index beside hnswlib, faiss and usearch: make bench-vectors [ARGS="--rounds 5"]
+	$(CARGO) build --release -p engram-memory --example vectors
+	$(TARGET)/vectors-venv/bin/python benches/vectors/run.py $(TARGET)/vectors --engram $(TARGET)/release/examples/vectors $(ARGS)
+
+$(TARGET)/vectors/base.npy: benches/vectors/make_vectors.py benches/vectors/requirements.txt
+	$(PYTHON) -m venv $(TARGET)/vectors-venv
+	$(TARGET)/vectors-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benches/vectors/requirements.txt
+	$(TARGET)/vectors-venv/bin/python $< $(TARGET)/vectors
 
 agreement: ## compare the answers with the exact model's and llama.cpp's (builds llama.cpp once)
 	benches/agreement/run.sh

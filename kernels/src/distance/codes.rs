@@ -142,14 +142,6 @@ impl CodeRows {
         &self.lines[row as usize * self.stride..][..self.stride]
     }
 
-    /// Asks for a row before it is needed; any number will do.
-    #[inline]
-    pub fn prefetch(&self, row: u32) {
-        if let Some(lines) = self.lines.get(row as usize * self.stride..).and_then(|lines| lines.get(..self.stride)) {
-            lines.iter().for_each(|line| prefetch_line(line));
-        }
-    }
-
     /// `scores[i]`: the inner product of the query and row `ids[i]`, as their codes say it.
     ///
     /// ids, scores `[n]`. Panics if an id is no row, if scores are fewer than ids, or if the query has another length.

@@ -2,7 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::codes::Gather;
+use super::codes::{Gather, prefetch_line};
+
+/// Rows asked for ahead of the one that is read.
+const AHEAD: usize = 4;
 
 /// See [`Gather`].
 ///
@@ -12,10 +15,13 @@ use super::codes::Gather;
 pub(super) unsafe fn gather(job: Gather<'_>) {
     let stride = job.query.len();
     let query_sum: i32 = job.query.iter().flat_map(|line| &line.0).map(|&byte| i32::from(byte as i8)).sum();
-    for (sum, &id) in job.sums.iter_mut().zip(job.ids) {
-        let row = &job.rows[id as usize * stride..][..stride];
+    let row = |id: u32| &job.rows[id as usize * stride..][..stride];
+    for (at, sum) in job.sums.iter_mut().enumerate() {
+        if let Some(&next) = job.ids.get(at + AHEAD) {
+            row(next).iter().for_each(prefetch_line);
+        }
         let mut sums = [vdupq_n_s32(0); 4];
-        for (row, query) in row.iter().zip(job.query) {
+        for (row, query) in row(job.ids[at]).iter().zip(job.query) {
             for (part, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: a quarter of a line of 64 bytes.
                 let (row, query) = unsafe {

@@ -132,7 +132,7 @@ impl Segment {
         Walk::with(|walk| {
             walk.query.set(wanted.vector);
             let Some(start) = self.hubs.descend(walk) else { return self.scan(wanted, best) };
-            let ef = wanted.ef.max(wanted.k);
+            let ef = wanted.ef.max(wanted.k).min(self.len());
             if plain {
                 walk.run(&self.base, &self.codes, start, ef);
             } else {
@@ -143,12 +143,12 @@ impl Segment {
         });
     }
 
-    /// Scores the nearest by code again, exactly: twice as many as are wanted and some, since codes put a neighbour
-    /// a few places off.
+    /// Scores the nearest by code again, exactly: codes put a neighbour some places off, the more the longer the list is
+    /// that was asked for.
     fn rerank(&self, walk: &Walk, wanted: &Wanted<'_>, best: &mut TopK<(u32, u128)>) {
         const SOME: usize = 8;
         const AHEAD: usize = 4;
-        let most = 2 * wanted.k + SOME;
+        let most = (2 * wanted.k + SOME).max(wanted.ef / 3);
         let candidates = || walk.beam.iter().take(most);
         let mut ahead = candidates();
         ahead.by_ref().take(AHEAD).for_each(|(slot, _)| distance::prefetch(self.vectors.row(slot)));
