@@ -183,6 +183,9 @@ impl Embedded {
             let (chunk, selection) = (chunk.to_vec(), selection.cloned());
             gone += self.store.write(move |view| plan::forget(view, number, &chunk, selection.as_ref()))?;
         }
+        if gone > 0 {
+            resident::unsave(&self.store, number);
+        }
         Ok(gone)
     }
 

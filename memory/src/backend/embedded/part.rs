@@ -129,8 +129,12 @@ impl Part {
     }
 
     /// Writes the vectors' graph to `path` if it changed since it was read; small ones are quicker built than read.
+    /// It is swept first: no file shall hold the vector of a record that was forgotten.
     pub fn save(&self, path: &Path, params: Params) -> Result<()> {
         if self.changed && self.vectors.len() > params.index.exact_below {
+            if self.vectors.tombstones() > 0 {
+                self.vectors.compact();
+            }
             self.vectors.save(path)?;
         }
         Ok(())

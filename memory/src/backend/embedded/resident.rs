@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use super::encoder::Encoders;
+use super::encoder::{Encoders, vector_slots};
 use super::part::{Params, Part};
 use crate::error::{MemoryError, Result};
 use crate::record::Record;
@@ -140,6 +140,14 @@ impl Resident {
 
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the graphs that are kept of a partition: they hold vectors of what has just been forgotten.
+pub fn unsave(store: &Store, id: PartitionId) {
+    for slot in vector_slots() {
+        // Most often there is none.
+        let _ = std::fs::remove_file(saved(store, id, slot));
     }
 }
 
