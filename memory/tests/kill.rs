@@ -165,11 +165,7 @@ fn number(name: &str, default: u64) -> u64 {
 fn kill_one(dir: &Path, seed: u64, random: &mut ChaCha8Rng, model: &mut Model) -> u64 {
     let program = std::env::current_exe().expect("this program");
     let work = format!("{}:{seed}", dir.display());
-    let mut child = Command::new(program)
-        .env(CHILD, work)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a child");
+    let mut child = Command::new(program).env(CHILD, work).stdout(Stdio::piped()).spawn().expect("a child");
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
     // One in ten is killed while it opens: recovery must survive a kill as well.
     if !random.random_bool(0.1) {

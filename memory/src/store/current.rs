@@ -77,7 +77,8 @@ pub fn generations(dir: &Path) -> Result<Vec<u64>, Fault> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io_fault("list", dir))? {
         let name = entry.map_err(io_fault("list", dir))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("records.")).and_then(|text| text.parse::<u64>().ok());
+        let number =
+            name.to_str().and_then(|name| name.strip_prefix("records.")).and_then(|text| text.parse::<u64>().ok());
         found.extend(number);
     }
     Ok(found)

@@ -90,7 +90,8 @@ impl Embedded {
         let mut archive = Writer::create(&second, &contents)?;
         read(aside, |ops| {
             let kept = ops.iter().filter(|(key, _)| !later.contains_key(key));
-            kept.filter_map(|(key, value)| Some((key, value.as_ref()?))).try_for_each(|(key, value)| archive.pair(key, value))
+            kept.filter_map(|(key, value)| Some((key, value.as_ref()?)))
+                .try_for_each(|(key, value)| archive.pair(key, value))
         })?;
         for (key, value) in &later {
             if let Some(value) = value {

@@ -174,12 +174,7 @@ impl Part {
             None => Some(None),
             Some(name) => self.names.get(name).map(|&number| Some(number)),
         };
-        Some(Wanted {
-            project: number(&scope.project)?,
-            session: number(&scope.session)?,
-            kinds: kinds.to_vec(),
-            now,
-        })
+        Some(Wanted { project: number(&scope.project)?, session: number(&scope.session)?, kinds: kinds.to_vec(), now })
     }
 
     /// Whether a record is wanted, by its facts.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use super::encoder::{Encoders, EncoderId, Slotted, vector_slots};
+use super::encoder::{EncoderId, Encoders, Slotted, vector_slots};
 use super::{CHUNK, Embedded, record_of};
 use crate::embedder::{Embedder, Side};
 use crate::error::Result;
