@@ -83,7 +83,7 @@ impl Part {
             let (key, sealed) = pair?;
             records.push(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?);
         }
-        let words: Vec<_> = records.iter().map(|record| (record.id, Words::of(record))).collect();
+        let words: Vec<_> = records.iter().map(|record| (record.id, Words::from(record))).collect();
         let words = LexicalIndex::build(params.lexical, &words);
         let index = match VectorIndex::load(saved, params.index) {
             Ok(index) if index.dim() == encoder.dim && index.len() <= records.len() + records.len() / 4 => index,
@@ -101,7 +101,7 @@ impl Part {
         };
         for record in &records {
             part.note(record);
-            part.literals.insert(record.id, Words::of(record));
+            part.literals.insert(record.id, Words::from(record));
         }
         Ok(part)
     }
@@ -109,8 +109,8 @@ impl Part {
     /// Takes a record in, or its new state.
     pub fn upsert(&mut self, record: &Record) {
         self.note(record);
-        self.words.insert(record.id, Words::of(record));
-        self.literals.insert(record.id, Words::of(record));
+        self.words.insert(record.id, Words::from(record));
+        self.literals.insert(record.id, Words::from(record));
     }
 
     /// Takes a record's vector in. One that the index does not take was refused when it was written.
