@@ -3,16 +3,23 @@
 //! Every record of a partition is in its indexes when a write returns; a partition is loaded from the store when it is
 //! first asked, and at most so many stay loaded. Nothing of the indexes is needed to open a store.
 
+mod archive;
 mod encoder;
+mod jsonl;
 mod part;
 mod plan;
+mod reembed;
+mod repair;
 mod resident;
 mod search;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+pub use archive::{Contents, restore};
 pub use encoder::EncoderId;
+pub use jsonl::Imported;
+pub use repair::Repaired;
 
 use crate::backend::{Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written};
 use crate::error::{MemoryError, Result};
@@ -64,6 +71,8 @@ pub struct Embedded {
     store: Store,
     resident: Arc<Resident>,
     ef_search: usize,
+    /// Whose vectors are handed in; `None` when opened without an encoder, for whatever is in use.
+    configured: RwLock<Option<EncoderId>>,
 }
 
 impl Embedded {
@@ -79,7 +88,7 @@ impl Embedded {
             Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
         let noted = resident.clone();
         let store = Store::open(dir, config.store, Arc::new(move |ops| noted.note(ops)))?;
-        let memory = Self { store, resident, ef_search: config.ef_search };
+        let memory = Self { store, resident, ef_search: config.ef_search, configured: RwLock::new(encoder.cloned()) };
         let tree = memory.store.tree();
         check_format(&tree)?;
         let encoders = Encoders::of_tree(&tree)?;
@@ -107,6 +116,23 @@ impl Embedded {
     /// Whose vectors are searched.
     pub fn encoder(&self) -> Result<EncoderId> {
         Encoders::of_tree(&self.store.tree())?.active.ok_or(MemoryError::Closed)
+    }
+
+    /// Whose vectors are taken.
+    ///
+    /// # Errors
+    /// [`MemoryError::EncoderMismatch`] if records were embedded anew with another since this was opened.
+    fn writing_encoder(&self) -> Result<EncoderId> {
+        let encoders = Encoders::of_tree(&self.store.tree())?;
+        if let Some(configured) = &*self.configured.read().unwrap_or_else(PoisonError::into_inner) {
+            encoders.check(configured)?;
+        }
+        encoders.active.ok_or(MemoryError::Closed)
+    }
+
+    /// From now on this encoder's vectors are handed in.
+    fn use_encoder(&self, encoder: EncoderId) {
+        *self.configured.write().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
     }
 
     /// Copies what is live into fresh files; afterwards no file holds what was forgotten.
@@ -177,6 +203,9 @@ impl Embedded {
             let (chunk, selection) = (chunk.to_vec(), selection.cloned());
             gone += self.store.write(move |view| plan::forget(view, number, &chunk, selection.as_ref()))?;
         }
+        if gone > 0 {
+            resident::unsave(&self.store, number);
+        }
         Ok(gone)
     }
 
@@ -221,7 +250,7 @@ impl Backend for Embedded {
     }
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
-        let dim = self.encoder()?.dim;
+        let dim = self.writing_encoder()?.dim;
         records.iter().try_for_each(|stored| self.check_vector(dim, &stored.vector))?;
         let now = Timestamp::now();
         self.store.write(move |view| records.into_iter().map(|stored| plan::put(view, stored, now)).collect())
@@ -259,7 +288,7 @@ impl Backend for Embedded {
 
     fn change(&self, partition: &Partition, id: RecordId, change: Change) -> Result<Record> {
         if let Some((_, vector)) = &change.content {
-            self.check_vector(self.encoder()?.dim, vector)?;
+            self.check_vector(self.writing_encoder()?.dim, vector)?;
         }
         let partition = partition.clone();
         self.store.write(move |view| plan::change(view, &partition, id, change, Timestamp::now()))
@@ -301,7 +330,7 @@ impl Backend for Embedded {
     }
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
-        self.check_vector(self.encoder()?.dim, vector)?;
+        self.check_vector(self.writing_encoder()?.dim, vector)?;
         self.find_nearest(selection, vector, k)
     }
 

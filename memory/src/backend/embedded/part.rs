@@ -83,7 +83,7 @@ impl Part {
             let (key, sealed) = pair?;
             records.push(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?);
         }
-        let words: Vec<_> = records.iter().map(|record| (record.id, Words::of(record))).collect();
+        let words: Vec<_> = records.iter().map(|record| (record.id, Words::from(record))).collect();
         let words = LexicalIndex::build(params.lexical, &words);
         let index = match VectorIndex::load(saved, params.index) {
             Ok(index) if index.dim() == encoder.dim && index.len() <= records.len() + records.len() / 4 => index,
@@ -101,7 +101,7 @@ impl Part {
         };
         for record in &records {
             part.note(record);
-            part.literals.insert(record.id, Words::of(record));
+            part.literals.insert(record.id, Words::from(record));
         }
         Ok(part)
     }
@@ -109,8 +109,8 @@ impl Part {
     /// Takes a record in, or its new state.
     pub fn upsert(&mut self, record: &Record) {
         self.note(record);
-        self.words.insert(record.id, Words::of(record));
-        self.literals.insert(record.id, Words::of(record));
+        self.words.insert(record.id, Words::from(record));
+        self.literals.insert(record.id, Words::from(record));
     }
 
     /// Takes a record's vector in. One that the index does not take was refused when it was written.
@@ -129,8 +129,12 @@ impl Part {
     }
 
     /// Writes the vectors' graph to `path` if it changed since it was read; small ones are quicker built than read.
+    /// It is swept first: no file shall hold the vector of a record that was forgotten.
     pub fn save(&self, path: &Path, params: Params) -> Result<()> {
         if self.changed && self.vectors.len() > params.index.exact_below {
+            if self.vectors.tombstones() > 0 {
+                self.vectors.compact();
+            }
             self.vectors.save(path)?;
         }
         Ok(())

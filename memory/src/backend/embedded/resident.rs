@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use super::encoder::Encoders;
+use super::encoder::{Encoders, Slotted, vector_slots};
 use super::part::{Params, Part};
 use crate::error::{MemoryError, Result};
 use crate::record::Record;
@@ -90,9 +90,11 @@ impl Resident {
 
     /// Notes a commit in the partitions that are loaded; called on the writer's thread before it is acknowledged.
     pub fn note(&self, ops: &[Op]) {
-        if ops.iter().any(|(key, _)| key == keys::ENCODER) {
+        let encoder = ops.iter().find(|(key, _)| key == keys::ENCODER);
+        if let Some(active) = encoder.and_then(|(key, sealed)| value::unseal_json::<Slotted>(key, sealed.as_ref()?)) {
             let mut places = self.lock();
             places.by_id.clear();
+            places.slot = active.slot;
             return;
         }
         let mut touched: HashMap<PartitionId, Vec<&Op>> = HashMap::new();
@@ -140,6 +142,14 @@ impl Resident {
 
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the graphs that are kept of a partition: they hold vectors of what has just been forgotten.
+pub fn unsave(store: &Store, id: PartitionId) {
+    for slot in vector_slots() {
+        // Most often there is none.
+        let _ = std::fs::remove_file(saved(store, id, slot));
     }
 }
 

@@ -30,7 +30,7 @@ impl Embedded {
                 let everything = Everything(part.takes_all(&wanted));
                 return ask(part, everything, &|id| part.accepts(&wanted, id));
             }
-            let filter = Filtered::new(&self.store.tree(), number, &compiled);
+            let filter = Filtered::new(&tree, number, &compiled);
             let found = ask(part, Everything(false), &|id| part.accepts(&wanted, id) && filter.accepts(id))?;
             filter.finish()?;
             Ok(found)
