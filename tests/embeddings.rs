@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use engram_memory::{self as memory, Embedder};
+use engram_models::embedding::Side;
 use engram_models::pull::{PullOptions, resolve};
+use engram_router::backend::Encoders;
+use engram_router::memory::EncoderEmbedder;
 use serde_json::{Value, json};
 
 use crate::support::SMOLLM2;
@@ -70,6 +74,18 @@ async fn python_client_embeds() {
             server.log()
         );
     }
+}
+
+#[test]
+fn the_memory_embeds_through_the_same_encoder() {
+    let encoders = Encoders::new("wordllama", PullOptions::from_env());
+    let embedder = EncoderEmbedder::new(encoders.wait().expect("an encoder"));
+    assert_eq!((embedder.name(), embedder.dim()), ("wordllama-l2-supercat-256", 256));
+    let vectors = embedder.embed(&["a", "b"], memory::Side::Query).expect("vectors");
+    let direct = encoders.find(Some("WordLlama")).expect("loaded by now");
+    assert_eq!(vectors, direct.embed(&["a", "b"], Side::Query).expect("vectors"));
+    let unknown = encoders.find(Some("wordlama")).err().expect("no such encoder");
+    assert_eq!((unknown.status().as_u16(), unknown.code().as_str()), (404, "model_not_found"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

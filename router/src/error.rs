@@ -393,6 +393,44 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
+    fn every_encoder_error_has_its_status_and_code() {
+        let name = || "m".to_owned();
+        let table: Vec<(EncoderError, u16, &str, Option<&str>)> = vec![
+            (
+                EncoderError::TooLong { name: name(), index: 1, tokens: 9, limit: 8 },
+                400,
+                "context_length_exceeded",
+                Some("input"),
+            ),
+            (
+                EncoderError::UnknownToken { name: name(), index: 0, id: 9, vocab: 4 },
+                400,
+                "invalid_value",
+                Some("input"),
+            ),
+            (
+                EncoderError::Dimensions { name: name(), asked: 3, dim: 4, cure: "no".into() },
+                400,
+                "invalid_value",
+                Some("dimensions"),
+            ),
+            (EncoderError::Overloaded { waiting: 9, limit: 8 }, 429, "overloaded", None),
+            (EncoderError::Stopped, 503, "engine_stopped", None),
+            (EncoderError::Panicked { message: "index /secret".into() }, 500, "model_failure", None),
+            (EncoderError::MissingFile { name: "/secret".into(), file: "config.json" }, 500, "model_failure", None),
+        ];
+        for (encoder, status, code, param) in table {
+            let error = ApiError::from(encoder);
+            assert_eq!(
+                (error.status().as_u16(), error.code().as_str(), error.param()),
+                (status, code, param),
+                "{error}"
+            );
+            assert!(!error.to_string().contains("/secret"), "{error}");
+        }
+    }
+
+    #[test]
     fn every_engine_error_has_its_status_and_code() {
         let table: Vec<(EngineError, u16, &str)> = vec![
             (EngineError::InvalidParameter { name: "top_p", reason: "is 2".into() }, 400, "invalid_value"),

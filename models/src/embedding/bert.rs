@@ -8,7 +8,7 @@
 use candle_core::{Device, Result, Tensor};
 use engram_kernels::ops::{self, GeluForm, LinearWeight, Path};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Precision};
 use super::config::BertConfig;
 use crate::error::ModelError;
 use crate::layers::{Linear, Norm};
@@ -16,7 +16,7 @@ use crate::layers::{Linear, Norm};
 /// The network.
 pub(super) struct Bert {
     config: BertConfig,
-    /// `[vocab, hidden]`, in the precision of the matrices.
+    /// `[vocab, hidden]`
     words: LinearWeight,
     /// What is added to a token's row: its position's and the first type's; one row for all where positions are ALiBi's.
     places: Vec<f32>,
@@ -56,7 +56,7 @@ impl Bert {
     /// A tensor that every layout has.
     pub const WORDS: &'static str = "embeddings.word_embeddings.weight";
 
-    pub fn load(file: &Checkpoint, config: BertConfig) -> std::result::Result<Self, ModelError> {
+    pub fn load(file: &Checkpoint, config: BertConfig, precision: Precision) -> std::result::Result<Self, ModelError> {
         let hidden = config.hidden;
         let types = file.floats("embeddings.token_type_embeddings.weight", &[config.types, hidden])?;
         let mut places = match config.alibi {
@@ -66,10 +66,12 @@ impl Bert {
         for place in places.chunks_exact_mut(hidden) {
             place.iter_mut().zip(&types).for_each(|(place, kind)| *place += kind);
         }
-        let layers = (0..config.layers).map(|index| Layer::load(file, &config, index));
+        // Why the last third is not: see `Precision::Mixed`.
+        let rounded = if precision == Precision::Mixed { config.layers - config.layers.div_ceil(3) } else { 0 };
+        let layers = (0..config.layers).map(|index| Layer::load(file, &config, index, index < rounded));
         let layers = layers.collect::<std::result::Result<_, ModelError>>()?;
         Ok(Self {
-            words: file.matrix(Self::WORDS, config.vocab, hidden)?,
+            words: file.matrix(Self::WORDS, config.vocab, hidden, false)?,
             places,
             norm: file.norm("embeddings.LayerNorm", hidden, config.eps)?,
             layers,
@@ -113,11 +115,16 @@ impl Bert {
 }
 
 impl Layer {
-    fn load(file: &Checkpoint, config: &BertConfig, index: usize) -> std::result::Result<Self, ModelError> {
+    fn load(
+        file: &Checkpoint,
+        config: &BertConfig,
+        index: usize,
+        rounded: bool,
+    ) -> std::result::Result<Self, ModelError> {
         let (hidden, ffn, eps) = (config.hidden, config.ffn, config.eps);
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
         let norm = |part: &str| file.norm(&name(part), hidden, eps);
-        let linear = |part: &str, rows, cols| file.linear(&[&name(part)], rows, cols);
+        let linear = |part: &str, rows, cols, rounded| file.linear(&[&name(part)], rows, cols, rounded);
         let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
         let qkv: Vec<&str> = qkv.iter().map(String::as_str).collect();
         let (up, gate, down, down_norm) = if file.has(&name("mlp.up_gated_layer.weight")) {
@@ -132,14 +139,14 @@ impl Layer {
             false => None,
         };
         Ok(Self {
-            qkv: file.linear(&qkv, hidden, hidden)?,
+            qkv: file.linear(&qkv, hidden, hidden, false)?,
             qk_norms,
-            out: linear("attention.output.dense", hidden, hidden)?,
+            out: linear("attention.output.dense", hidden, hidden, false)?,
             out_norm: norm("attention.output.LayerNorm")?,
             again_norm: if gate == Gate::Second { Some(norm("layer_norm_1")?) } else { None },
-            up: linear(up, if gate == Gate::None { ffn } else { 2 * ffn }, hidden)?,
+            up: linear(up, if gate == Gate::None { ffn } else { 2 * ffn }, hidden, rounded)?,
             gate,
-            down: linear(down, hidden, ffn)?,
+            down: linear(down, hidden, ffn, rounded)?,
             down_norm: norm(down_norm)?,
         })
     }

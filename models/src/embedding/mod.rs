@@ -108,13 +108,15 @@ impl Encoder {
         let text = EncoderText::load(tokenizer, files.tokenizer_config.as_deref())?;
         let (body, text, positions) = match family {
             Family::Bert | Family::JinaBert => {
-                let file = Checkpoint::open(shards, &[Bert::WORDS], &Bert::PREFIXES, precision)?;
-                let body = Bert::load(&file, BertConfig::read(&config)?)?;
+                let file = Checkpoint::open(shards, &[Bert::WORDS], &Bert::PREFIXES)?;
+                // What rounding does to Jina's was not measured.
+                let precision = if family == Family::Bert { precision } else { Precision::Exact };
+                let body = Bert::load(&file, BertConfig::read(&config)?, precision)?;
                 let positions = body.positions();
                 (Body::Bert(Box::new(body)), text, positions)
             }
             Family::Static => {
-                let file = Checkpoint::open(shards, &StaticTable::NAMES, &[""], Precision::Exact)?;
+                let file = Checkpoint::open(shards, &StaticTable::NAMES, &[""])?;
                 let text = if config["model_type"] == "model2vec" { text.without_unknown() } else { text };
                 (Body::Table(StaticTable::load(&file)?), text.bare(), usize::MAX)
             }

@@ -181,7 +181,8 @@ proptest! {
             let alone = &encoder.encode(std::slice::from_ref(ids)).expect("a vector")[0];
             prop_assert!(alone == vector, "{} tokens", ids.len());
             let length: f32 = vector.iter().map(|value| value * value).sum();
-            prop_assert!((length - if ids.is_empty() { 0.0 } else { 1.0 }).abs() < 1e-5);
+            let expected = if ids.is_empty() { 0.0 } else { 1.0 };
+            prop_assert!((length - expected).abs() < 1e-5);
         }
     }
 }
@@ -251,7 +252,7 @@ fn too_much_is_refused_and_what_nobody_wants_is_dropped() {
     };
     let unwanted = send.clone();
     handle
-        .submit(vec![vec![2, 3]; 200], still_wanted, move |_| drop(unwanted.send("unwanted")))
+        .submit(vec![vec![2, 3]; 200], still_wanted, move |_| unwanted.send("unwanted").unwrap_or(()))
         .expect("it finds none waiting");
     let refused = handle.submit(vec![vec![2, 3]], || true, |_| ()).expect_err("refused");
     assert!(matches!(refused, EncoderError::Overloaded { waiting: 400, limit: 100 }), "{refused}");
@@ -260,7 +261,7 @@ fn too_much_is_refused_and_what_nobody_wants_is_dropped() {
     while handle.waiting_tokens() > 0 {
         std::thread::yield_now();
     }
-    handle.submit(vec![vec![2, 3]], || true, move |_| drop(send.send("wanted"))).expect("taken");
+    handle.submit(vec![vec![2, 3]], || true, move |_| send.send("wanted").unwrap_or(())).expect("taken");
     assert_eq!(answers.recv().expect("an answer"), "wanted");
     assert!(answers.recv().is_err(), "the request that nobody wanted was answered");
 }
