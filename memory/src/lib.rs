@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod chunk;
 mod embedder;
 mod error;
 pub mod filter;
