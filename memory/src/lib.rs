@@ -11,9 +11,11 @@ pub mod chunk;
 mod embedder;
 mod error;
 pub mod filter;
+pub mod ingest;
 mod query;
 mod record;
 mod scope;
+pub mod secrets;
 
 pub use embedder::{Embedder, Side};
 pub use error::{MemoryError, Result};
