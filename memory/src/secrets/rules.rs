@@ -18,11 +18,17 @@ const fn rule(name: &'static str, words: &'static [&'static str], regex: &'stati
 
 /// In the order of precedence: what is more exact comes first.
 pub(super) const RULES: &[Rule] = &[
-    // The block, or what is there of it where its end was cut off; also with `\n` written out, as in JSON.
+    // What stands between the marks of a block, also with `\n` written out, as in JSON.
     rule(
         "private-key",
         &["PRIVATE KEY"],
-        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?P<secret>(?:[A-Za-z0-9+/=\s]|\\[nr]|[A-Za-z0-9-]+: [^\n]*\n|[\x22'+,]\s*|//|#){40,}?)(?:-----END|\z|[^A-Za-z0-9+/=\s\\\x22',:-])",
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?P<secret>[A-Za-z0-9+/=\s\\\x22',:-]{40,}?)-----END",
+    ),
+    // The same where the end was cut off: lines of base64.
+    rule(
+        "private-key",
+        &["PRIVATE KEY"],
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?P<secret>(?:(?:\s|\\[nr])*[A-Za-z0-9+/=]{30,})+(?:\s*[A-Za-z0-9+/]+={1,2})?)",
     ),
     rule("aws-access-key", &["AKIA", "ASIA", "ABIA", "ACCA"], r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
     Rule {
