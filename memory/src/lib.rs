@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod cache;
 pub mod config;
+pub mod chunk;
 mod embedder;
 mod error;
 pub mod exact;
@@ -20,11 +21,13 @@ pub mod literal;
 mod memory;
 pub mod mmr;
 mod observer;
+pub mod ingest;
 mod query;
 mod record;
 mod redact;
 mod scope;
 pub mod store;
+pub mod secrets;
 
 pub use config::MemoryConfig;
 pub use embedder::{Embedder, Side};

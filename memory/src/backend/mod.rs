@@ -7,7 +7,7 @@ pub mod embedded;
 
 use crate::error::Result;
 use crate::filter::{CompiledFilter, Filter};
-use crate::record::{Feedback, Kind, Record, RecordId, Timestamp};
+use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp};
 use crate::scope::{Partition, Scope};
 use serde_json::{Map, Value};
 
@@ -51,6 +51,8 @@ pub struct Change {
     pub pinned: Option<bool>,
     /// Counts to add.
     pub feedback: Option<Feedback>,
+    /// Where it comes from now, in place of what was said: not a new version, as the text is the same.
+    pub provenance: Option<Provenance>,
 }
 
 /// Which records of a scope are meant.
