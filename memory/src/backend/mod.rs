@@ -3,6 +3,13 @@
 //! A backend finds by one signal at a time; `Memory` embeds, fuses, weighs and caches, the same
 //! over every backend. One conformance suite (`conformance`) runs against each.
 
+pub mod breaker;
+mod pool;
+mod secret;
+
+pub use pool::PoolConfig;
+pub use secret::Secret;
+
 use crate::error::Result;
 use crate::filter::{CompiledFilter, Filter};
 use crate::record::{Feedback, Kind, Record, RecordId, Timestamp};
