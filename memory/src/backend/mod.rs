@@ -5,7 +5,9 @@
 
 pub mod breaker;
 mod pool;
+pub mod postgres;
 mod secret;
+mod terms;
 
 pub use pool::PoolConfig;
 pub use secret::Secret;
