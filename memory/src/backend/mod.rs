@@ -1,7 +1,17 @@
 //! Where records and their vectors lie, and who finds candidates among them.
 //!
 //! A backend finds by one signal at a time; `Memory` embeds, fuses, weighs and caches, the same
-//! over every backend. One conformance suite (`conformance`) runs against each.
+//! over every backend. One suite (`tests/engines/conformance`) runs against each.
+
+pub mod breaker;
+mod pool;
+pub mod postgres;
+pub mod redis;
+mod secret;
+mod terms;
+
+pub use pool::PoolConfig;
+pub use secret::Secret;
 
 pub mod embedded;
 

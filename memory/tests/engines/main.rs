@@ -1,0 +1,6 @@
+//! Every backend against one suite, with real servers where there are any.
+
+mod conformance;
+mod postgres;
+mod redis;
+mod servers;
