@@ -104,6 +104,7 @@ impl Call<'_> {
         let at_once = tiles_at_once(self.isa, self.blocks.count());
         let pairs = self.tiles_of_an_output();
         let together = at_once.max(pairs);
+        let all_tiles = weight.num_tiles() * pairs;
         let mut sums = SUMS.take();
         if sums.len() < rows.len() * together * ROWS {
             sums.resize(rows.len() * together * ROWS, 0.0);
@@ -114,7 +115,7 @@ impl Call<'_> {
             let stride = ROWS * at_once.min(tiles);
             for (index, first) in (0..tiles).step_by(at_once).enumerate() {
                 let acc = &mut sums[index * rows.len() * stride..][..rows.len() * stride];
-                let more = tile + first + at_once < range.tiles.end;
+                let more = tile + first + at_once < all_tiles;
                 self.multiply(weight, (tile + first, at_once.min(tiles), more), (rows.clone(), blocks.clone()), acc);
             }
             let row = tile / pairs * ROWS;
