@@ -1,8 +1,9 @@
-//! The same logits, bit for bit, alone, in random batches and in random prefill chunks: what the CPU path promises.
+//! The same logits, bit for bit, alone, in random batches and in random prefill chunks, on plain rows and as tensors: what the CPU
+//! path promises. And a pass that allocates nothing of its own once it is warm.
 
 use candle_core::{DType, Device, Tensor};
 use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
-use engram_models::{LoadOptions, Model};
+use engram_models::{LoadOptions, Model, Workspace};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,8 +44,8 @@ impl Caches {
     }
 }
 
-/// One pass over parts of some prompts: `(prompt, from, to)` each; the logits of every part's last token.
-fn pass(model: &Model, kv: &Caches, prompts: &[Vec<u32>], parts: &[(usize, usize, usize)]) -> Vec<Vec<f32>> {
+/// A batch of parts of some prompts, `(prompt, from, to)` each, that wants the logits of every part's last token.
+fn batch(kv: &Caches, prompts: &[Vec<u32>], parts: &[(usize, usize, usize)]) -> ForwardBatch {
     let mut batch = ForwardBatch::default();
     for &(prompt, from, to) in parts {
         let table = &kv.tables[prompt];
@@ -59,11 +60,67 @@ fn pass(model: &Model, kv: &Caches, prompts: &[Vec<u32>], parts: &[(usize, usize
         batch.slot_mapping.extend((from..to).map(|p| table[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32));
         batch.logit_rows.push(batch.token_ids.len() as u32 - 1);
     }
-    model.forward(&batch, kv).expect("a forward pass").to_vec2().expect("f32 logits on the CPU")
+    batch
+}
+
+/// One pass over such a batch; its logits.
+fn pass(model: &Model, kv: &Caches, prompts: &[Vec<u32>], parts: &[(usize, usize, usize)]) -> Vec<Vec<f32>> {
+    let mut workspace = Workspace::default();
+    model.pass(&batch(kv, prompts, parts), kv, &mut workspace).expect("a forward pass");
+    workspace.logits().chunks(model.config().vocab_size).map(<[f32]>::to_vec).collect()
 }
 
 fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+#[test]
+fn plain_rows_give_what_tensors_give() {
+    for id in [SMOLLM2, QWEN] {
+        let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let vocab = model.config().vocab_size as u32;
+        let prompts: Vec<Vec<u32>> =
+            [1, 40, 7, 90].iter().map(|&len| (0..len).map(|_| rng.random_range(0..vocab)).collect()).collect();
+        let (rows, tensors) = (Caches::new(&model, &mut rng), Caches::new(&model, &mut rng));
+        // Prompts in two chunks, of which the second stands beside a decode.
+        for parts in [&[(1, 0, 33), (3, 0, 60)][..], &[(0, 0, 1), (1, 33, 40), (3, 60, 90), (2, 0, 7)]] {
+            let logits = pass(&model, &rows, &prompts, parts);
+            let expected = model.forward(&batch(&tensors, &prompts, parts), &tensors).expect("a forward pass");
+            let expected: Vec<Vec<f32>> = expected.to_vec2().expect("f32 logits on the CPU");
+            for (part, (logits, expected)) in logits.iter().zip(&expected).enumerate() {
+                assert!(same_bits(logits, expected), "{id} part {part} of {parts:?}");
+            }
+            assert_eq!(logits.len(), expected.len());
+        }
+    }
+}
+
+#[test]
+fn a_warm_pass_allocates_nothing_of_its_own() {
+    for id in [SMOLLM2, QWEN] {
+        let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let prompts: Vec<Vec<u32>> =
+            (0..PROMPTS as u32).map(|i| (0..LONGEST as u32).map(|t| 1 + i + t).collect()).collect();
+        let kv = Caches::new(&model, &mut rng);
+        let mut workspace = Workspace::default();
+        // A prefill, decodes of some widths, and both at once.
+        let decodes = |count: usize| (0..count).map(|i| (i, 40, 41)).collect::<Vec<_>>();
+        let mut mixed = decodes(5);
+        mixed.push((9, 0, 70));
+        for parts in [vec![(0, 0, 90)], decodes(1), decodes(8), decodes(32), mixed] {
+            let batch = batch(&kv, &prompts, &parts);
+            let mut run = || model.pass(&batch, &kv, &mut workspace).expect("a forward pass");
+            run();
+            run();
+            // Of this thread, which does a worker's share besides its own work; the workers' buffers are the same ones.
+            // Candle makes a list of one entry for each write in place: K and V of each layer.
+            let counted = allocation_counter::measure(run);
+            let of_candle = 2 * model.config().layers as u64;
+            assert_eq!(counted.count_total, of_candle, "{id}, {} sequences: {counted:?}", parts.len());
+        }
+    }
 }
 
 #[test]

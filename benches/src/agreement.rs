@@ -11,8 +11,8 @@ use std::io::Read;
 use anyhow::{Context, bail};
 use candle_core::DType;
 use engram_inference::{EngineConfig, Geometry, KvCache};
-use engram_models::Model;
 use engram_models::forward::{ForwardBatch, SequenceSpan};
+use engram_models::{Model, Workspace};
 use serde_json::{Value, json};
 
 const BLOCK_SIZE: usize = 16;
@@ -31,6 +31,7 @@ pub struct Engram {
     name: String,
     model: Model,
     kv: KvCache,
+    workspace: Workspace,
     position: usize,
 }
 
@@ -57,7 +58,7 @@ impl Engram {
             ..EngineConfig::default()
         };
         let kv = KvCache::new(&geometry, &engine, model.device())?;
-        Ok(Self { name: name.to_owned(), model, kv, position: 0 })
+        Ok(Self { name: name.to_owned(), model, kv, workspace: Workspace::default(), position: 0 })
     }
 }
 
@@ -87,8 +88,8 @@ impl Teacher for Engram {
             }],
             logit_rows: (0..ids.len() as u32).collect(),
         };
-        let logits = self.model.forward(&batch, &self.kv)?;
-        Ok(logits.flatten_all()?.to_vec1()?)
+        self.model.pass(&batch, &self.kv, &mut self.workspace)?;
+        Ok(self.workspace.logits().to_vec())
     }
 }
 

@@ -9,8 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-use engram_models::ModelError;
+use engram_models::Workspace;
 use engram_models::forward::ForwardBatch;
 use flume::Sender;
 
@@ -19,6 +18,7 @@ use crate::block_manager::BlockTable;
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::forward::ForwardPass;
+use crate::greatest::greatest;
 use crate::handle::{Capacity, Command, DrainReport, EngineHandle, Shared, Submission};
 use crate::kv_cache::KvCache;
 use crate::pace::StepWork;
@@ -35,6 +35,8 @@ pub struct Engine<M> {
     kv: KvCache,
     scheduler: Scheduler,
     batch: StepBatch,
+    /// The pass's buffers; the logits are in it.
+    workspace: Workspace,
     rows: RowSampler,
     sessions: SeqMap<Session>,
     /// The standard library's channel: dropped, it drops what it holds, so that no submission waits in it for ever.
@@ -75,6 +77,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             scheduler: Scheduler::new(config.clone(), kv.num_blocks()),
             kv,
             batch: StepBatch::default(),
+            workspace: Workspace::default(),
             rows: RowSampler::default(),
             sessions: SeqMap::default(),
             commands,
@@ -189,21 +192,16 @@ impl<M: ForwardPass + 'static> Engine<M> {
         let mut batch = std::mem::take(&mut self.batch); // lent to this step
         batch.fill(plan, &self.scheduler);
         let scheduled = Instant::now();
-        let logits = self.forward(&batch.forward);
+        let passed = self.forward(&batch.forward);
         let forwarded = Instant::now();
-        match logits {
-            Ok(logits) => {
+        match passed {
+            Ok(()) => {
                 self.scheduler.advance(plan);
-                let chosen = self.rows.choose(&logits, &batch.uses, &self.scheduler, &self.sessions);
+                let chosen = self.rows.choose(&self.workspace, &batch.uses, &self.scheduler, &self.sessions);
                 let sampled = Instant::now();
-                match chosen {
-                    Ok(chosen) => {
-                        self.deliver(chosen);
-                        self.finish_unsampled(plan);
-                        self.scheduler.observe(&plan.work, begun.elapsed());
-                    }
-                    Err(error) => self.fail(plan, self.model_error(error)),
-                }
+                self.deliver(chosen);
+                self.finish_unsampled(plan);
+                self.scheduler.observe(&plan.work, begun.elapsed());
                 report.times.sample = sampled - forwarded;
                 report.times.deliver = sampled.elapsed();
             }
@@ -258,12 +256,19 @@ impl<M: ForwardPass + 'static> Engine<M> {
         }
     }
 
-    /// Runs the model; a panic in it is an error like any other.
-    fn forward(&mut self, batch: &ForwardBatch) -> Result<Tensor, EngineError> {
+    /// Runs the model, which leaves its logits in the workspace; a panic in it is an error like any other.
+    fn forward(&mut self, batch: &ForwardBatch) -> Result<(), EngineError> {
         let step = self.stats.steps;
-        let (model, kv) = (&mut self.model, &self.kv);
-        match catch_unwind(AssertUnwindSafe(|| model.forward(batch, kv))) {
-            Ok(Ok(logits)) => Ok(logits),
+        let (model, kv, workspace) = (&mut self.model, &self.kv, &mut self.workspace);
+        match catch_unwind(AssertUnwindSafe(|| model.forward(batch, kv, workspace))) {
+            Ok(Ok(())) => {
+                let (rows, wanted) = (self.workspace.rows(), batch.logit_rows.len());
+                if rows == wanted && (rows == 0 || !self.workspace.logits().is_empty()) {
+                    return Ok(());
+                }
+                let text = format!("the model gave {rows} rows of logits, {wanted} were wanted");
+                Err(EngineError::Model { step, source: Arc::new(candle_core::Error::Msg(text).into()) })
+            }
             Ok(Err(source)) => Err(EngineError::Model { step, source: Arc::new(source) }),
             Err(panic) => {
                 let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -381,10 +386,6 @@ impl<M: ForwardPass + 'static> Engine<M> {
         self.note_health(Err(error));
     }
 
-    fn model_error(&self, source: ModelError) -> EngineError {
-        EngineError::Model { step: self.stats.steps, source: Arc::new(source) }
-    }
-
     fn note_health(&mut self, outcome: Result<(), EngineError>) {
         {
             let mut snapshot = self.shared.snapshot();
@@ -411,10 +412,9 @@ impl<M: ForwardPass + 'static> Engine<M> {
         // Idle, every block is free or cached, so one can be had.
         blocks.grow(&mut table, 1);
         let batch = batch::probe(&table, blocks.block_size());
-        let outcome = self.forward(&batch).and_then(|logits| match self.rows.are_finite(&logits) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(EngineError::NotFinite { step: self.stats.steps }),
-            Err(source) => Err(self.model_error(source)),
+        let outcome = self.forward(&batch).and_then(|()| match greatest(self.workspace.logits()).is_finite {
+            true => Ok(()),
+            false => Err(EngineError::NotFinite { step: self.stats.steps }),
         });
         self.scheduler.blocks_mut().release(&mut table);
         if let Err(error) = &outcome {

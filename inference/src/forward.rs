@@ -1,8 +1,8 @@
 //! The model as the engine sees it: a batch in, logits out.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use engram_models::forward::ForwardBatch;
-use engram_models::{Model, ModelError};
+use engram_models::{Model, ModelError, Workspace};
 
 use crate::kv_cache::KvCache;
 
@@ -25,9 +25,8 @@ pub struct Geometry {
 pub trait ForwardPass: Send {
     /// Runs `batch`: writes its K and V at `batch.slot_mapping`, reads by its block tables.
     ///
-    /// Returns logits `[batch.logit_rows.len(), vocab_size]`, f32; when no rows are wanted the
-    /// tensor is not looked at.
-    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError>;
+    /// Leaves the logits `[batch.logit_rows.len(), vocab_size]`, f32, in `workspace`.
+    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache, workspace: &mut Workspace) -> Result<(), ModelError>;
 
     /// Sizes of the model.
     fn geometry(&self) -> Geometry;
@@ -37,8 +36,8 @@ pub trait ForwardPass: Send {
 }
 
 impl ForwardPass for Model {
-    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError> {
-        Model::forward(self, batch, kv)
+    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache, workspace: &mut Workspace) -> Result<(), ModelError> {
+        self.pass(batch, kv, workspace)
     }
 
     fn geometry(&self) -> Geometry {

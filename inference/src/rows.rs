@@ -2,8 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Storage, Tensor};
-use engram_models::ModelError;
+use engram_models::Workspace;
 
 use crate::batch::RowUse;
 use crate::greatest::greatest;
@@ -42,50 +41,39 @@ pub(crate) struct RowSampler {
 }
 
 impl RowSampler {
-    /// Does what `uses` says with each row of `logits`, `[rows, vocab]`; in the order of the rows.
-    /// Give the list back with [`Self::recycle`].
+    /// Does what `uses` says with each row of a pass's logits, of which there are as many; in the order of the rows. Give the list back with [`Self::recycle`].
     pub fn choose(
         &mut self,
-        logits: &Tensor,
+        pass: &Workspace,
         uses: &[RowUse],
         scheduler: &Scheduler,
         sessions: &SeqMap<Session>,
-    ) -> Result<Vec<Chosen>, ModelError> {
+    ) -> Vec<Chosen> {
         if uses.is_empty() {
-            return Ok(std::mem::take(&mut self.chosen));
+            return std::mem::take(&mut self.chosen);
         }
-        let (rows, vocab) = logits.dims2()?;
-        if rows != uses.len() || vocab == 0 {
-            let text = format!("the model gave logits [{rows}, {vocab}], {} rows were wanted", uses.len());
-            return Err(candle_core::Error::Msg(text).into());
-        }
+        let (rows, values) = (pass.rows().min(uses.len()), pass.logits());
+        let vocab = values.len() / pass.rows().max(1);
         if self.done.len() < rows {
             self.done.resize_with(rows, Mutex::default);
         }
         let this = &*self;
-        with_values(logits, |values| {
-            engram_kernels::pool().run(rows, &|row| {
-                if let Some(job) = job(&uses[row], scheduler, sessions) {
-                    let chosen = this.with_sampler(|s| do_job(s, &job, &values[row * vocab..(row + 1) * vocab]));
-                    *this.done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
-                }
-            });
-        })?;
+        engram_kernels::pool().run(rows, &|row| {
+            if let Some(job) = job(&uses[row], scheduler, sessions) {
+                let chosen = this.with_sampler(|s| do_job(s, &job, &values[row * vocab..(row + 1) * vocab]));
+                *this.done[row].lock().unwrap_or_else(PoisonError::into_inner) = Some(chosen);
+            }
+        });
         let mut chosen = std::mem::take(&mut self.chosen);
         let results = self.done[..rows].iter_mut();
         chosen.extend(results.filter_map(|slot| slot.get_mut().unwrap_or_else(PoisonError::into_inner).take()));
-        Ok(chosen)
+        chosen
     }
 
     /// Takes a list of results back, for the next step to use.
     pub fn recycle(&mut self, mut chosen: Vec<Chosen>) {
         chosen.clear();
         self.chosen = chosen;
-    }
-
-    /// False if `logits` holds NaN or an infinity.
-    pub fn are_finite(&self, logits: &Tensor) -> Result<bool, ModelError> {
-        with_values(logits, |values| greatest(values).is_finite)
     }
 
     fn with_sampler<T>(&self, work: impl FnOnce(&mut Sampler) -> T) -> T {
@@ -122,14 +110,4 @@ fn do_job(sampler: &mut Sampler, job: &Job<'_>, row: &[f32]) -> Chosen {
             Chosen::Score { id, logprobs: sampler.logprobs(row, token, alternatives) }
         }
     }
-}
-
-/// Looks at a tensor's values in order: in place if they lie so on the CPU, else in a copy.
-fn with_values<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T, ModelError> {
-    let (storage, layout) = tensor.storage_and_layout();
-    if let (Storage::Cpu(cpu), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
-        return Ok(look(&cpu.as_slice::<f32>()?[start..end]));
-    }
-    drop(storage);
-    Ok(look(&tensor.flatten_all()?.to_vec1::<f32>()?))
 }

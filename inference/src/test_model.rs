@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use engram_models::ModelError;
 use engram_models::forward::{ForwardBatch, KvStore};
+use engram_models::{ModelError, Workspace};
 
 use crate::config::EngineConfig;
 use crate::forward::{ForwardPass, Geometry};
@@ -79,7 +79,7 @@ pub(crate) fn greedy(prompt: &[u32], len: usize) -> Vec<u32> {
 }
 
 impl ForwardPass for TestModel {
-    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache) -> Result<Tensor, ModelError> {
+    fn forward(&mut self, batch: &ForwardBatch, kv: &KvCache, workspace: &mut Workspace) -> Result<(), ModelError> {
         self.knobs.passes.fetch_add(1, Ordering::SeqCst);
         self.knobs.tokens.fetch_add(batch.num_tokens(), Ordering::SeqCst);
         let token_micros = self.knobs.token_micros.load(Ordering::SeqCst);
@@ -114,7 +114,8 @@ impl ForwardPass for TestModel {
         if self.knobs.nan_next.swap(false, Ordering::SeqCst) && !rows.is_empty() {
             rows[3] = f32::NAN;
         }
-        Ok(Tensor::from_vec(rows, (batch.logit_rows.len(), VOCAB), &Device::Cpu)?)
+        workspace.logits_mut(batch.logit_rows.len(), VOCAB).copy_from_slice(&rows);
+        Ok(())
     }
 
     fn geometry(&self) -> Geometry {

@@ -3,7 +3,7 @@
 //! A row's sums run in eight lanes of four accumulators, one order for a row length.
 
 use crate::disjoint::{Disjoint, over_rows};
-use crate::dispatch::isa;
+use crate::dispatch::{Isa, isa};
 use crate::error::KernelError;
 use crate::lanes::{LANES, Lanes, lanes_entry};
 
@@ -82,9 +82,51 @@ pub(crate) fn same_length(what: &'static str, expected: usize, actual: usize) ->
     if expected == actual { Ok(()) } else { Err(KernelError::Length { what, expected, actual }) }
 }
 
+/// One row of a residual stream: `residual += add`, then its RMSNorm to `out`; all `[cols]`.
+pub(crate) fn norm_row(isa: Isa, residual: &mut [f32], add: Option<&[f32]>, weight: &[f32], eps: f32, out: &mut [f32]) {
+    if let Some(add) = add {
+        run_add_to(isa, add, residual);
+    }
+    run_rms(isa, residual, weight, eps, out);
+}
+
+/// RMSNorm of each head of some, in place: a row of `heads * weight.len()` values a token, the rows `stride` apart.
+///
+/// Errors: [`KernelError::Length`] where rows overlap or the last one is cut off.
+pub fn rms_norm_heads(x: &mut [f32], stride: usize, heads: usize, weight: &[f32], eps: f32) -> Result<(), KernelError> {
+    let row = heads * weight.len();
+    if row == 0 || x.is_empty() {
+        return Ok(());
+    }
+    let tokens = (x.len() - row.min(x.len())) / stride.max(1) + 1;
+    if stride < row || x.len() < row {
+        return Err(KernelError::Length { what: "heads to norm", expected: row, actual: stride.min(x.len()) });
+    }
+    let x = Disjoint::new(x);
+    over_rows(tokens, row, &|run| {
+        for token in run {
+            // SAFETY: each token is its own part: rows do not overlap.
+            let heads = unsafe { x.part(token * stride..token * stride + row) };
+            heads.chunks_exact_mut(weight.len()).for_each(|head| run_rms_in_place(isa(), head, weight, eps));
+        }
+    });
+    Ok(())
+}
+
+/// `residual += add`, of any one length. Errors: [`KernelError::Length`].
+pub fn add_to(residual: &mut [f32], add: &[f32]) -> Result<(), KernelError> {
+    same_length("what is added to the residual", residual.len(), add.len())?;
+    run_add_to(isa(), add, residual);
+    Ok(())
+}
+
+lanes_entry! { fn run_add_to / run_add_to_avx2 / run_add_to_avx512(b: &[f32], sum: &mut [f32]) = add_to_lanes }
 lanes_entry! { fn run_add / run_add_avx2 / run_add_avx512(a: &[f32], b: &[f32], out: &mut [f32]) = add_lanes }
 lanes_entry! {
     fn run_rms / run_rms_avx2 / run_rms_avx512(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_lanes
+}
+lanes_entry! {
+    fn run_rms_in_place / run_rms_in_place_avx2 / run_rms_in_place_avx512(x: &mut [f32], weight: &[f32], eps: f32) = rms_in_place_lanes
 }
 lanes_entry! {
     fn run_layer / run_layer_avx2 / run_layer_avx512(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = layer_lanes
@@ -94,6 +136,13 @@ lanes_entry! {
 fn add_lanes<L: Lanes>(a: &[f32], b: &[f32], out: &mut [f32]) {
     for at in (0..out.len()).step_by(LANES) {
         L::load_at(a, at).add(L::load_at(b, at)).store_at(out, at);
+    }
+}
+
+#[inline(always)]
+fn add_to_lanes<L: Lanes>(b: &[f32], sum: &mut [f32]) {
+    for at in (0..sum.len()).step_by(LANES) {
+        L::load_at(sum, at).add(L::load_at(b, at)).store_at(sum, at);
     }
 }
 
@@ -141,6 +190,14 @@ fn rms_lanes<L: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
+fn rms_in_place_lanes<L: Lanes>(x: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = L::splat(1.0 / (squares::<L>(x, 0.0) / weight.len() as f32 + eps).sqrt());
+    for at in (0..x.len()).step_by(LANES) {
+        L::load_at(x, at).mul(scale).mul(L::load_at(weight, at)).store_at(x, at);
+    }
+}
+
+#[inline(always)]
 fn layer_lanes<L: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let cols = weight.len();
     for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
@@ -157,7 +214,6 @@ fn layer_lanes<L: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::Isa;
 
     fn values(len: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;

@@ -1,13 +1,15 @@
 //! The worker threads a step runs on.
 //!
-//! One job at a time, its tasks claimed from an atomic counter; the calling thread takes part.
+//! One job at a time; the calling thread takes part. Each thread begins with a run of neighbouring tasks of its own, so that
+//! what it reads lies in one stream and the same thread meets the same rows in the next op; who is done takes over
+//! the later half of what another has left.
 //! A worker that wakes late finds the job closed and never delays it: [`Pool::run`] waits for those that entered, no more.
 //! Workers spin for [`SPIN`] after a job (the next op of a forward pass comes within microseconds), then park.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -30,13 +32,13 @@ type Task<'a> = &'a (dyn Fn(usize) + Sync);
 /// The job being run. The lifetime of `f` is erased: it outlives the job because `run` returns after the last worker left.
 struct Job {
     f: Option<Task<'static>>,
-    tasks: usize,
 }
 
 struct Shared {
     state: AtomicU64,
     job: UnsafeCell<Job>,
-    next: AtomicUsize,
+    /// What each thread still has to do, the caller first.
+    runs: Vec<Run>,
     busy: AtomicBool,
     stop: AtomicBool,
     // A mutex because it is touched only after a panic.
@@ -47,6 +49,46 @@ struct Shared {
 // SAFETY: `job` is written only by the holder of `busy` while `state` is closed and nobody is inside;
 // workers read it only between entering (acquire) and leaving (release). All else is Sync by itself.
 unsafe impl Sync for Shared {}
+
+/// Tasks of one thread, the first and the one past the last in a word; on a cache line pair of its own.
+#[repr(align(128))]
+struct Run(AtomicU64);
+
+impl Run {
+    fn set(&self, first: u32, end: u32) {
+        self.0.store(u64::from(first) << 32 | u64::from(end), Ordering::Release);
+    }
+
+    /// The next task of the thread that owns this run.
+    fn next(&self) -> Option<u32> {
+        let (taken, _) = self.shrink(|first, end| (first + 1, end))?;
+        Some(taken)
+    }
+
+    /// The later half of it, for a thread that has nothing left.
+    fn half(&self) -> Option<(u32, u32)> {
+        let (first, end) = self.shrink(|first, end| (first, end - (end - first).div_ceil(2)))?;
+        Some((end - (end - first).div_ceil(2), end))
+    }
+
+    /// Makes a run that is not empty smaller, and gives what it was. No task is in two runs or comes back to one, so a run
+    /// that is found unchanged was not touched in between.
+    fn shrink(&self, smaller: impl Fn(u32, u32) -> (u32, u32)) -> Option<(u32, u32)> {
+        let mut run = self.0.load(Ordering::Acquire);
+        loop {
+            let (first, end) = ((run >> 32) as u32, run as u32);
+            if first >= end {
+                return None;
+            }
+            let (new_first, new_end) = smaller(first, end);
+            let new = u64::from(new_first) << 32 | u64::from(new_end);
+            match self.0.compare_exchange_weak(run, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some((first, end)),
+                Err(now) => run = now,
+            }
+        }
+    }
+}
 
 /// A fixed set of threads for data-parallel loops of microseconds.
 pub struct Pool {
@@ -62,8 +104,8 @@ impl Pool {
         let wanted = threads.clamp(1, MAX_THREADS) - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { f: None, tasks: 0 }),
-            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { f: None }),
+            runs: (0..=wanted).map(|_| Run(AtomicU64::new(0))).collect(),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -94,7 +136,8 @@ impl Pool {
     /// A panic in a task is passed on to the caller once the other threads have left; the pool stays usable.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
-        if tasks <= 1 || self.workers.is_empty() || shared.busy.swap(true, Ordering::Acquire) {
+        let count = u32::try_from(tasks).unwrap_or(0); // more are not worth handing out
+        if count <= 1 || self.workers.is_empty() || shared.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(f);
             return;
         }
@@ -102,8 +145,12 @@ impl Pool {
         // and this function closes the job and waits for all who entered before it returns.
         let f: Task<'static> = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(f) };
         // SAFETY: `busy` is ours, the last job is closed and empty, so nobody else reads or writes the cell.
-        unsafe { *shared.job.get() = Job { f: Some(f), tasks } };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.job.get() = Job { f: Some(f) } };
+        let threads = self.threads() as u64;
+        let cut = |index: u64| (u64::from(count) * index / threads) as u32;
+        for (index, run) in (0..threads).zip(&shared.runs) {
+            run.set(cut(index), cut(index + 1));
+        }
         let last = shared.state.load(Ordering::Relaxed);
         shared.state.store((last & !(OPEN | ENTERED_MASK)).wrapping_add(JOB) | OPEN, Ordering::SeqCst);
         for (asleep, worker) in shared.asleep.iter().zip(&self.workers) {
@@ -112,7 +159,7 @@ impl Pool {
             }
         }
 
-        claim(shared, f, tasks);
+        claim(shared, f, 0);
 
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
@@ -136,19 +183,21 @@ impl Drop for Pool {
     }
 }
 
-/// Takes tasks until none is left; a panic ends the job early and is kept for the caller.
-fn claim(shared: &Shared, f: Task<'_>, tasks: usize) {
+/// Takes tasks until none is left: its own, then halves of others'. A panic ends the job early and is kept for the caller.
+fn claim(shared: &Shared, f: Task<'_>, index: usize) {
+    let own = &shared.runs[index];
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         loop {
-            let task = shared.next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                break;
+            while let Some(task) = own.next() {
+                f(task as usize);
             }
-            f(task);
+            let others = shared.runs[index + 1..].iter().chain(&shared.runs[..index]);
+            let Some((first, end)) = others.map(Run::half).find_map(|half| half) else { break };
+            own.set(first, end);
         }
     }));
     if let Err(payload) = outcome {
-        shared.next.store(tasks, Ordering::Relaxed);
+        shared.runs.iter().for_each(|run| run.set(0, 0));
         shared.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
     }
 }
@@ -165,9 +214,8 @@ fn work(shared: &Shared, index: usize) {
                 shared.state.compare_exchange_weak(state, state + ENTERED, Ordering::AcqRel, Ordering::Relaxed);
             if entered.is_ok() {
                 // SAFETY: we are counted inside an open job, so its caller neither changes the cell nor returns.
-                let (f, tasks) = unsafe { ((*shared.job.get()).f, (*shared.job.get()).tasks) };
-                if let Some(f) = f {
-                    claim(shared, f, tasks);
+                if let Some(f) = unsafe { (*shared.job.get()).f } {
+                    claim(shared, f, index + 1);
                 }
                 shared.state.fetch_sub(ENTERED, Ordering::Release);
                 last_job = state / JOB;
@@ -228,6 +276,8 @@ pub fn pool() -> &'static Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]

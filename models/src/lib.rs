@@ -17,9 +17,11 @@ pub mod pull;
 pub mod safetensors;
 pub mod tokenizer;
 pub mod weights;
+mod workspace;
 
 pub use config::{Architecture, ModelConfig};
 pub use embedding::{Encoder, EncoderHandle};
 pub use error::ModelError;
 pub use forward::{ForwardBatch, KvStore};
 pub use model::{LoadOptions, Model};
+pub use workspace::Workspace;

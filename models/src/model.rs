@@ -15,6 +15,7 @@ use crate::error::ModelError;
 use crate::forward::{ForwardBatch, KvStore};
 use crate::layers::{Decoder, Loader, WeightForm};
 use crate::weights::Weights;
+use crate::workspace::Workspace;
 
 /// How a model is brought up.
 #[derive(Debug, Clone)]
@@ -88,7 +89,18 @@ impl Model {
         self.form
     }
 
-    /// One pass: writes K and V of the batch's tokens and gives the logits `[logit_rows, vocab]`, f32.
+    /// One pass: writes K and V of the batch's tokens and leaves the logits `[logit_rows, vocab]`, f32, in `workspace`.
+    pub fn pass(&self, batch: &ForwardBatch, kv: &dyn KvStore, workspace: &mut Workspace) -> Result<(), ModelError> {
+        if self.form == WeightForm::Packed {
+            return Ok(self.decoder.run(batch, kv, workspace)?);
+        }
+        let logits = self.forward(batch, kv)?;
+        let values = logits.flatten_all()?.to_vec1()?;
+        workspace.logits_mut(logits.dim(0)?, self.config.vocab_size).copy_from_slice(&values);
+        Ok(())
+    }
+
+    /// The same as candle's ops, on any device: the logits as a tensor `[logit_rows, vocab]`, f32.
     ///
     /// Without `logit_rows` the tensor is `[0, vocab]`.
     pub fn forward(&self, batch: &ForwardBatch, kv: &dyn KvStore) -> Result<Tensor, ModelError> {

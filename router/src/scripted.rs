@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use engram_inference::{Engine, EngineConfig, ForwardPass, Geometry, KvCache};
-use engram_models::ModelError;
 use engram_models::chat_template::ChatTemplate;
 use engram_models::fim::FimTokens;
 use engram_models::forward::ForwardBatch;
 use engram_models::tokenizer::{SpecialIds, Tokenizer, TokenizerParts};
+use engram_models::{ModelError, Workspace};
 
 use crate::app::AppState;
 use crate::auth::ApiKeys;
@@ -54,16 +54,17 @@ fn successor(id: u32) -> u32 {
 }
 
 impl ForwardPass for Alphabet {
-    fn forward(&mut self, batch: &ForwardBatch, _: &KvCache) -> Result<Tensor, ModelError> {
+    fn forward(&mut self, batch: &ForwardBatch, _: &KvCache, workspace: &mut Workspace) -> Result<(), ModelError> {
         std::thread::sleep(Duration::from_millis(self.knobs.delay_millis.load(Ordering::SeqCst)));
         if self.knobs.fail_in.fetch_sub(1, Ordering::SeqCst) == 0 {
             return Err(ModelError::Tensor(candle_core::Error::Msg("told to fail, at /a/secret/path".into())));
         }
-        let mut logits = vec![0f32; batch.logit_rows.len() * VOCAB];
+        let logits = workspace.logits_mut(batch.logit_rows.len(), VOCAB);
+        logits.fill(0.0);
         for (row, values) in batch.logit_rows.iter().zip(logits.chunks_mut(VOCAB)) {
             values[successor(batch.token_ids[*row as usize]) as usize] = 20.0;
         }
-        Ok(Tensor::from_vec(logits, (batch.logit_rows.len(), VOCAB), &Device::Cpu)?)
+        Ok(())
     }
 
     fn geometry(&self) -> Geometry {

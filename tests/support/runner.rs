@@ -1,8 +1,8 @@
 //! Runs a model directly, without an engine: one sequence, its blocks in a shuffled order.
 
 use candle_core::{DType, Device, Tensor};
-use engram_models::Model;
 use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
+use engram_models::{Model, Workspace};
 
 const BLOCK: usize = 16;
 
@@ -58,7 +58,8 @@ impl<'m> Runner<'m> {
             }],
             logit_rows: (0..ids.len() as u32).collect(),
         };
-        let logits = self.model.forward(&batch, self).expect("a forward pass");
-        logits.to_vec2::<f32>().expect("f32 logits on the CPU")
+        let mut workspace = Workspace::default();
+        self.model.pass(&batch, self, &mut workspace).expect("a forward pass");
+        workspace.logits().chunks(self.model.config().vocab_size).map(<[f32]>::to_vec).collect()
     }
 }

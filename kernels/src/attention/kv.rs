@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::AttentionError;
+use crate::disjoint::{Disjoint, over_rows};
 use crate::dispatch::isa;
 use crate::lanes::{LANES, Lanes, lanes_entry};
 use crate::rows::Rows;
@@ -87,7 +88,7 @@ pub struct PagedKv<'a> {
 /// Writes one row a token and head: K or V of a step, at `slots[token] = block * block_size + offset`.
 ///
 /// x rows of `[kv_heads, head_dim]`, one a token; cache of `shape`. f16 rounds to nearest even and holds at +-65504 instead of
-/// turning infinite. On the caller's thread; where two tokens have one slot the later one stays.
+/// turning infinite. Where two tokens have one slot the later one stays.
 /// Errors, before anything is written: [`AttentionError::Length`], [`AttentionError::Slot`], [`AttentionError::Cache`].
 pub fn write_kv(x: Rows<'_>, slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>) -> Result<(), AttentionError> {
     let length = |what, expected, actual| {
@@ -110,35 +111,37 @@ pub fn write_kv(x: Rows<'_>, slots: &[u32], shape: KvShape, cache: KvSliceMut<'_
         return Err(AttentionError::Slot { token, slot, slots: capacity });
     }
     match cache {
-        KvSliceMut::F32(cache) => {
-            each_row(x, slots, shape, |at, row| {
-                cache[at..at + row.len()].copy_from_slice(row);
-            });
-        }
-        KvSliceMut::F16(cache) => {
-            each_row(x, slots, shape, |at, row| {
-                run_to_f16(isa(), row, &mut cache[at..at + row.len()]);
-            });
-        }
-        KvSliceMut::BF16(cache) => {
-            each_row(x, slots, shape, |at, row| {
-                for (to, &from) in cache[at..].iter_mut().zip(row) {
-                    *to = bf16::from_f32(from);
-                }
-            });
-        }
+        KvSliceMut::F32(cache) => each_row(x, slots, shape, cache, |row, to| to.copy_from_slice(row)),
+        KvSliceMut::F16(cache) => each_row(x, slots, shape, cache, |row, to| run_to_f16(isa(), row, to)),
+        KvSliceMut::BF16(cache) => each_row(x, slots, shape, cache, |row, to| {
+            to.iter_mut().zip(row).for_each(|(to, &from)| *to = bf16::from_f32(from));
+        }),
     }
     Ok(())
 }
 
-fn each_row(x: Rows<'_>, slots: &[u32], shape: KvShape, mut write: impl FnMut(usize, &[f32])) {
-    for (token, &slot) in slots.iter().enumerate() {
-        let heads = x.row(token, shape.kv_heads * shape.head_dim);
-        let (block, offset) = (slot as usize / shape.block_size, slot as usize % shape.block_size);
-        for (kv_head, row) in heads.chunks_exact(shape.head_dim).enumerate() {
-            write(shape.row(block, kv_head, offset), row);
+/// Writes each head of each token to its place in the cache; heads are shared out over the pool, tokens keep their order.
+fn each_row<T: Send>(
+    x: Rows<'_>,
+    slots: &[u32],
+    shape: KvShape,
+    cache: &mut [T],
+    write: impl Fn(&[f32], &mut [T]) + Sync,
+) {
+    let head_dim = shape.head_dim;
+    let cache = Disjoint::new(cache);
+    over_rows(shape.kv_heads, slots.len() * head_dim, &|heads| {
+        for (token, &slot) in slots.iter().enumerate() {
+            let row = x.row(token, shape.kv_heads * head_dim);
+            let (block, offset) = (slot as usize / shape.block_size, slot as usize % shape.block_size);
+            for head in heads.clone() {
+                let at = shape.row(block, head, offset);
+                // SAFETY: no place belongs to two heads, and a head is one task's.
+                let to = unsafe { cache.part(at..at + head_dim) };
+                write(&row[head * head_dim..][..head_dim], to);
+            }
         }
-    }
+    });
 }
 
 lanes_entry! { fn run_to_f16 / run_to_f16_avx2 / run_to_f16_avx512(x: &[f32], out: &mut [f16]) = to_f16_lanes }

@@ -20,7 +20,7 @@ mod plan;
 mod tests;
 mod tile;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 pub use error::AttentionError;
 pub use full::FullAttention;
@@ -129,8 +129,19 @@ pub(crate) fn check(
     plan::check_spans(spans, tokens, shape)
 }
 
+/// What a call is cut into, kept from call to call by its thread.
+#[derive(Default)]
+struct Cut {
+    tiles: Vec<plan::Tile>,
+    work: Vec<Work>,
+    /// Tiles whose partitions are tasks of their own, and where their states begin.
+    split: Vec<(usize, usize)>,
+    states: Vec<f32>,
+}
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static CUT: Cell<Cut> = Cell::default();
 }
 
 /// One task: a tile with all its context, or one partition of a tile whose state goes to `state_at` of the shared states.
@@ -141,10 +152,13 @@ struct Work {
 
 /// Runs the call's tiles on the pool; where there are few of them, the partitions of each as tasks of their own.
 fn attend(isa: Isa, pool: &Pool, call: &Call<'_>, out: &mut [f32]) {
-    let tiles = plan::tiles(call.spans, call.kv.shape.kv_heads, call.group, &call.params);
+    let mut cut = CUT.take();
+    let Cut { tiles, work, split, states } = &mut cut;
+    plan::tiles(call.spans, call.kv.shape.kv_heads, call.group, &call.params, tiles);
+    work.clear();
+    split.clear();
     let few = tiles.len() < 4 * pool.threads() && pool.threads() > 1;
-    let (mut work, mut split, mut states_len) = (Vec::with_capacity(tiles.len()), Vec::new(), 0);
-    let mut cost = 0;
+    let (mut cost, mut states_len) = (0, 0);
     for (index, tile) in tiles.iter().enumerate() {
         cost += 2 * tile.tokens * call.group * tile.visible.len() * call.kv.shape.head_dim;
         let partitions = tile.partitions();
@@ -158,12 +172,15 @@ fn attend(isa: Isa, pool: &Pool, call: &Call<'_>, out: &mut [f32]) {
             work.push(Work { tile: index, partition: None });
         }
     }
-    let mut states = vec![0f32; states_len];
+    if states.len() < states_len {
+        states.resize(states_len, 0.0);
+    }
+    let (tiles, work) = (&*tiles, &*work);
     let out = Disjoint::new(out);
-    let shared_states = Disjoint::new(&mut states);
+    let shared_states = Disjoint::new(states);
     let run = |index: usize| {
         // A decode reads little, and all of it from memory: what the thread most likely takes next is asked for first.
-        if let Some(next) = work.get(index + pool.threads()).filter(|next| tiles[next.tile].tokens == 1) {
+        if let Some(next) = work.get(index + 1).filter(|next| tiles[next.tile].tokens == 1) {
             let next_tile = &tiles[next.tile];
             let partition = next.partition.map_or(next_tile.partitions().start, |(partition, _)| partition);
             tile::fetch(isa, call, next_tile, partition);
@@ -184,9 +201,10 @@ fn attend(isa: Isa, pool: &Pool, call: &Call<'_>, out: &mut [f32]) {
     } else {
         pool.run(work.len(), &run);
     }
-    for (index, at) in split {
+    for &(index, at) in &*split {
         let tile = &tiles[index];
         let len = tile.partitions().len() * call.state_len(tile);
         tile::merged(isa, call, tile, &mut states[at..at + len], &out);
     }
+    CUT.set(cut);
 }

@@ -37,10 +37,16 @@ pub(crate) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
     end - window.map_or(end, |w| w.min(end))..end
 }
 
-/// Tiles of all spans, those with most work first.
-pub(super) fn tiles(spans: &[SequenceSpan], kv_heads: usize, group: usize, params: &AttentionParams) -> Vec<Tile> {
+/// Tiles of all spans, those with most work first; they replace what `tiles` held.
+pub(super) fn tiles(
+    spans: &[SequenceSpan],
+    kv_heads: usize,
+    group: usize,
+    params: &AttentionParams,
+    tiles: &mut Vec<Tile>,
+) {
     let tile_tokens = (TILE_ROWS / group).max(1);
-    let mut tiles = Vec::new();
+    tiles.clear();
     for (index, span) in spans.iter().enumerate() {
         let first = span.context_len - span.query_len;
         for start in (0..span.query_len).step_by(tile_tokens) {
@@ -57,13 +63,14 @@ pub(super) fn tiles(spans: &[SequenceSpan], kv_heads: usize, group: usize, param
         }
     }
     // The long ones first: what is left at the end is then short, and no thread waits long for another.
-    tiles.sort_by_key(|t| std::cmp::Reverse(t.tokens * t.visible.len()));
-    tiles
+    let work = |t: &Tile| std::cmp::Reverse(t.tokens * t.visible.len());
+    tiles.sort_unstable_by_key(|t| (work(t), t.first_row, t.kv_head));
 }
 
 /// Checks every size and id that the kernel will trust.
 pub(super) fn check_spans(spans: &[SequenceSpan], tokens: usize, shape: KvShape) -> Result<(), AttentionError> {
-    let mut by_start: Vec<(usize, usize, usize)> = Vec::with_capacity(spans.len());
+    let mut in_order = true;
+    let mut last_end = 0;
     for (index, span) in spans.iter().enumerate() {
         let end = span.query_start.checked_add(span.query_len);
         let Some(end) = end.filter(|&end| end <= tokens) else {
@@ -94,9 +101,18 @@ pub(super) fn check_spans(spans: &[SequenceSpan], tokens: usize, shape: KvShape)
             return Err(AttentionError::Block { span: index, block, num_blocks: shape.num_blocks });
         }
         if span.query_len > 0 {
-            by_start.push((span.query_start, end, index));
+            in_order &= span.query_start >= last_end;
+            last_end = end;
         }
     }
+    if in_order { Ok(()) } else { check_overlaps(spans) }
+}
+
+/// Looks for spans that share rows, in whatever order they stand.
+fn check_overlaps(spans: &[SequenceSpan]) -> Result<(), AttentionError> {
+    let filled = spans.iter().enumerate().filter(|(_, span)| span.query_len > 0);
+    let mut by_start: Vec<(usize, usize, usize)> =
+        filled.map(|(index, span)| (span.query_start, span.query_start + span.query_len, index)).collect();
     by_start.sort_unstable();
     for pair in by_start.windows(2) {
         let ((_, reached, _), (query_start, _, span)) = (pair[0], pair[1]);

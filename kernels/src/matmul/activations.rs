@@ -8,6 +8,7 @@
 
 use super::blocks::RowBlocks;
 use super::format::{TileFormat, UNIT};
+use super::input::Source;
 use crate::disjoint::Disjoint;
 use crate::dispatch::Isa;
 use crate::pool::Pool;
@@ -153,17 +154,8 @@ pub(super) struct RowBlock<'a> {
 }
 
 impl Activations {
-    /// Quantises `x` `[blocks.rows(), cols]`, `cols` a multiple of 32, into this buffer, and fills `planes`.
-    ///
-    /// Gives false, and does nothing, for more planes than there is room for.
-    pub(super) fn quantize(
-        &mut self,
-        isa: Isa,
-        pool: &Pool,
-        x: &[f32],
-        (blocks, cols): (RowBlocks, usize),
-        planes: impl Iterator<Item = Plane>,
-    ) -> bool {
+    /// Says which planes the next [`Activations::quantize`] fills; false, and nothing, for more than there is room for.
+    pub(super) fn plan(&mut self, planes: impl Iterator<Item = Plane>) -> bool {
         self.planes = [None; MAX_PLANES];
         for plane in planes {
             match self.planes.iter_mut().find(|p| p.is_none_or(|p| p == plane)) {
@@ -171,9 +163,14 @@ impl Activations {
                 None => return false,
             }
         }
+        true
+    }
+
+    /// Quantises rows `[blocks.rows(), cols]`, `cols` a multiple of 32, into this buffer.
+    pub(super) fn quantize(&mut self, isa: Isa, pool: &Pool, source: &Source<'_>, blocks: RowBlocks, cols: usize) {
         (self.blocks, self.cols) = (blocks, cols);
-        grow(&mut self.codes, x.len());
-        let units = x.len() / UNIT;
+        grow(&mut self.codes, blocks.rows() * cols);
+        let units = blocks.rows() * cols / UNIT;
         grow(&mut self.infos, units);
         for (plane, values) in self.planes.iter().zip(&mut self.values) {
             grow(values, plane.map_or(0, |plane| units * plane.groups()));
@@ -183,8 +180,8 @@ impl Activations {
         let row_units = cols / UNIT;
         let block_rows = blocks.rows().div_ceil(blocks.count().max(1));
         let blocks_each = (TASK_VALUES / (cols * block_rows).max(1)).max(1);
-        let cuts =
-            if blocks_each > 1 { 1 } else { (cols * block_rows).div_ceil(4 * TASK_VALUES).min(row_units).max(1) };
+        let whole = blocks_each > 1 || matches!(source, Source::Normed { .. });
+        let cuts = if whole { 1 } else { (cols * block_rows).div_ceil(4 * TASK_VALUES).min(row_units).max(1) };
         let (codes, infos) = (Disjoint::new(&mut self.codes), Disjoint::new(&mut self.infos));
         let planes = self.planes;
         let values = self.values.each_mut().map(|values| Disjoint::new(values));
@@ -196,25 +193,24 @@ impl Activations {
                 let numbers =
                     rows.start * row_units + units.start * rows.len()..rows.start * row_units + units.end * rows.len();
                 // SAFETY: a block's units are disjoint ranges of every buffer, and each is one task's.
-                let mut part = unsafe {
-                    Part {
-                        x: &x[rows.start * cols + units.start * UNIT..rows.end * cols],
-                        cols,
-                        rows: rows.len(),
-                        codes: codes.part(numbers.start * UNIT..numbers.end * UNIT),
-                        infos: infos.part(numbers.clone()),
-                        planes: std::array::from_fn(|i| {
-                            planes[i].map(|plane| {
-                                let groups = plane.groups();
-                                (plane, values[i].part(numbers.start * groups..numbers.end * groups))
-                            })
-                        }),
-                    }
-                };
-                quantize(&mut part);
+                let (codes, infos) =
+                    unsafe { (codes.part(numbers.start * UNIT..numbers.end * UNIT), infos.part(numbers.clone())) };
+                let planes = std::array::from_fn(|i| {
+                    planes[i].map(|plane| {
+                        let groups = plane.groups();
+                        // SAFETY: as above.
+                        (plane, unsafe { values[i].part(numbers.start * groups..numbers.end * groups) })
+                    })
+                });
+                let count = rows.len();
+                // SAFETY: rows that are normed are not cut, so each is one task's.
+                unsafe {
+                    source.with(isa, rows, cols, |x| {
+                        quantize(&mut Part { x: &x[units.start * UNIT..], cols, rows: count, codes, infos, planes });
+                    });
+                }
             }
         });
-        true
     }
 
     /// The blocks of the rows held.

@@ -1,5 +1,6 @@
 //! One call: its weights cut into tasks, and what a task does.
 
+use std::borrow::Borrow;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -44,41 +45,45 @@ fn tiles_at_once(isa: Isa, blocks: usize) -> usize {
 }
 
 /// Tiles of one weight that a thread takes at once.
-pub(super) struct TileRange<'a> {
-    weight: &'a PackedMatrix,
+pub(super) struct TileRange {
+    /// Which of the call's weights.
+    weight: usize,
     tiles: Range<usize>,
     /// Output column of the weight's first row.
     column: usize,
 }
 
-/// One list over all weights; sizes even out by themselves because tasks are claimed as threads get free.
-pub(super) fn plan_tasks<'a>(
+/// One list over all weights, in place of what `plan` held; sizes even out by themselves because threads that are done take
+/// over from others.
+pub(super) fn plan_tasks<M: Borrow<PackedMatrix>>(
     isa: Isa,
-    weights: &[&'a PackedMatrix],
+    weights: &[M],
     m: usize,
     threads: usize,
     tiles_of_an_output: usize,
-) -> Vec<TileRange<'a>> {
-    let bytes: usize = weights.iter().map(|w| w.bytes()).sum();
+    plan: &mut Vec<TileRange>,
+) {
+    let bytes: usize = weights.iter().map(|w| w.borrow().bytes()).sum();
     let least = MIN_TASK_BYTES / m.div_ceil(4).max(1);
     let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).clamp(least, MAX_TASK_BYTES);
     let together = tiles_at_once(isa, m.div_ceil(block_rows(isa, m))).max(tiles_of_an_output);
-    let mut plan = Vec::new();
+    plan.clear();
     let mut column = 0;
-    for weight in weights {
+    for (index, weight) in weights.iter().enumerate() {
+        let weight = weight.borrow();
         let step = (task_bytes / weight.layout().bytes).max(1).next_multiple_of(together);
         let all = weight.num_tiles() * tiles_of_an_output;
         for start in (0..all).step_by(step) {
-            plan.push(TileRange { weight, tiles: start..all.min(start + step), column });
+            plan.push(TileRange { weight: index, tiles: start..all.min(start + step), column });
         }
         column += weight.rows();
     }
-    plan
 }
 
 /// What the tasks of one call share.
-pub(super) struct Call<'a> {
+pub(super) struct Call<'a, M> {
     pub isa: Isa,
+    pub weights: &'a [M],
     pub x: &'a [f32],
     pub acts: &'a Activations,
     pub blocks: RowBlocks,
@@ -87,23 +92,24 @@ pub(super) struct Call<'a> {
     pub out: Disjoint<'a, f32>,
 }
 
-impl Call<'_> {
+impl<M: Borrow<PackedMatrix>> Call<'_, M> {
     /// Two where sixteen outputs come of a tile of the gate and one of what it lets through.
     pub(super) fn tiles_of_an_output(&self) -> usize {
         if matches!(self.epilogue, Epilogue::SwiGlu) { 2 } else { 1 }
     }
 
     /// Some tiles times some blocks of rows, written to their place.
-    pub(super) fn run(&self, range: &TileRange<'_>, blocks: Range<usize>) {
+    pub(super) fn run(&self, range: &TileRange, blocks: Range<usize>) {
         // Sums of a thread; kernels overwrite them, so they are not cleared between jobs.
         thread_local! {
             static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
         }
-        let weight = range.weight;
+        let weight = self.weights[range.weight].borrow();
         let rows = self.blocks.rows_of(blocks.clone());
         let at_once = tiles_at_once(self.isa, self.blocks.count());
         let pairs = self.tiles_of_an_output();
         let together = at_once.max(pairs);
+        let all_tiles = weight.num_tiles() * pairs;
         let mut sums = SUMS.take();
         if sums.len() < rows.len() * together * ROWS {
             sums.resize(rows.len() * together * ROWS, 0.0);
@@ -114,7 +120,7 @@ impl Call<'_> {
             let stride = ROWS * at_once.min(tiles);
             for (index, first) in (0..tiles).step_by(at_once).enumerate() {
                 let acc = &mut sums[index * rows.len() * stride..][..rows.len() * stride];
-                let more = tile + first + at_once < range.tiles.end;
+                let more = tile + first + at_once < all_tiles;
                 self.multiply(weight, (tile + first, at_once.min(tiles), more), (rows.clone(), blocks.clone()), acc);
             }
             let row = tile / pairs * ROWS;

@@ -13,7 +13,7 @@ pub(super) struct TileJob<'a> {
     /// The tiles, one after the other.
     pub data: &'a [u8],
     pub tiles: usize,
-    /// The thread takes the tiles behind these next.
+    /// There are tiles behind these, which the thread most likely takes next.
     pub more: bool,
     pub layout: TileLayout,
     pub cols: usize,

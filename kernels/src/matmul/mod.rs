@@ -19,6 +19,7 @@ mod blocks;
 mod call;
 mod epilogue;
 mod format;
+mod input;
 mod job;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -32,6 +33,7 @@ mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
+use std::borrow::Borrow;
 use std::cell::Cell;
 
 use crate::disjoint::Disjoint;
@@ -42,8 +44,10 @@ use crate::quant::GgmlType;
 use activations::{Activations, Plane};
 pub(crate) use aligned::AlignedBytes;
 use blocks::RowBlocks;
-use call::{Call, block_rows, plan_tasks};
+use call::{Call, TileRange, block_rows, plan_tasks};
 use epilogue::Epilogue;
+use input::Source;
+pub use input::{Input, Normed};
 use job::TileJob;
 pub use packed::{GatedMatrix, PackedMatrix};
 
@@ -131,17 +135,48 @@ pub fn linear_on(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let total: usize = weights.iter().map(|w| w.rows()).sum();
+    product_on(isa, pool, (Input::Rows(x), m), weights, bias, out)
+}
+
+/// [`linear`] over rows that may be normed on the way, with weights however they are held.
+pub fn product<M: Borrow<PackedMatrix> + Sync>(
+    input: Input<'_>,
+    m: usize,
+    weights: &[M],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    product_on(isa(), pool(), (input, m), weights, bias, out)
+}
+
+fn product_on<M: Borrow<PackedMatrix> + Sync>(
+    isa: Isa,
+    pool: &Pool,
+    (input, m): (Input<'_>, usize),
+    weights: &[M],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let total: usize = weights.iter().map(|w| w.borrow().rows()).sum();
     check_len("bias", total, bias.map_or(total, <[f32]>::len))?;
-    multiply(isa, pool, (x, m), weights, bias.map_or(Epilogue::Store, Epilogue::Bias), out)
+    multiply(isa, pool, (input, m), weights, bias.map_or(Epilogue::Store, Epilogue::Bias), out)
+}
+
+/// What a thread keeps from call to call; a nested call finds it taken and starts its own.
+#[derive(Default)]
+struct Buffers {
+    acts: Activations,
+    plan: Vec<TileRange>,
+    /// Normed rows, for weights that are floats.
+    normed: Vec<f32>,
 }
 
 /// All products there are: checks the sizes, quantises, and hands out tiles.
-fn multiply(
+fn multiply<M: Borrow<PackedMatrix> + Sync>(
     isa: Isa,
     pool: &Pool,
-    (x, m): (&[f32], usize),
-    weights: &[&PackedMatrix],
+    (input, m): (Input<'_>, usize),
+    weights: &[M],
     epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
@@ -149,61 +184,71 @@ fn multiply(
     let Some(first) = weights.first() else {
         return check_len("output", 0, out.len());
     };
-    let cols = first.cols();
-    for (index, weight) in weights.iter().enumerate() {
+    let cols = first.borrow().cols();
+    let mut total = 0;
+    for (index, weight) in weights.iter().map(Borrow::borrow).enumerate() {
         if weight.cols() != cols {
             return Err(KernelError::ColumnsDiffer { index, expected: cols, actual: weight.cols() });
         }
+        total += weight.rows();
     }
-    let total: usize = weights.iter().map(|w| w.rows()).sum();
-    check_len("activations", m.saturating_mul(cols), x.len())?;
+    input.check(m, cols)?;
     check_len("output", m.saturating_mul(total), out.len())?;
 
-    // Buffers of a thread, kept between calls; a nested call finds them taken and starts its own.
     thread_local! {
-        static BUFFER: Cell<Activations> = Cell::new(Activations::default());
+        static BUFFERS: Cell<Buffers> = Cell::default();
     }
-    let mut acts = BUFFER.take();
+    let mut buffers = BUFFERS.take();
+    let Buffers { acts, plan, normed } = &mut buffers;
+    let types = || weights.iter().map(|w| w.borrow().ggml_type());
+    let floats = types().any(GgmlType::is_float);
+    // So many formats side by side that one call cannot hold their planes: two calls can.
+    let fits = acts.plan(types().flat_map(|ty| planes(isa, ty)).flatten());
+    let mut source = Source::of(input);
+    if floats || !fits {
+        source = Source::Rows(source.written(isa, m, cols, normed));
+    }
+    let x = if let Source::Rows(x) = source { x } else { &[] };
+    if !fits {
+        in_halves(isa, pool, (x, m), weights, epilogue, out)?;
+        BUFFERS.set(buffers);
+        return Ok(());
+    }
     let blocks = RowBlocks::new(m, block_rows(isa, m));
-    if weights.iter().any(|w| !w.ggml_type().is_float()) {
-        let planes = weights.iter().flat_map(|w| planes(isa, w.ggml_type())).flatten();
-        if !acts.quantize(isa, pool, x, (blocks, cols), planes) {
-            // So many formats side by side that one call cannot hold their planes: two calls can.
-            BUFFER.set(acts);
-            return in_halves(isa, pool, (x, m), weights, epilogue, out);
-        }
+    if types().any(|ty| !ty.is_float()) {
+        acts.quantize(isa, pool, &source, blocks, cols);
     }
-    let call = Call { isa, x, acts: &acts, blocks, epilogue, total, out: Disjoint::new(out) };
-    let plan = plan_tasks(isa, weights, m, pool.threads(), call.tiles_of_an_output());
+    let call = Call { isa, weights, x, acts, blocks, epilogue, total, out: Disjoint::new(out) };
+    plan_tasks(isa, weights, m, pool.threads(), call.tiles_of_an_output(), plan);
     let parts = blocks.rows().div_ceil(JOB_ROWS);
     pool.run(plan.len() * parts, &|task| {
         // Neighbours in time read the same tiles.
         let (range, part) = (&plan[task / parts], task % parts);
         call.run(range, part * blocks.count() / parts..(part + 1) * blocks.count() / parts);
     });
-    BUFFER.set(acts);
+    BUFFERS.set(buffers);
     Ok(())
 }
 
 /// The weights in two calls, their outputs put side by side.
-fn in_halves(
+fn in_halves<M: Borrow<PackedMatrix> + Sync>(
     isa: Isa,
     pool: &Pool,
     (x, m): (&[f32], usize),
-    weights: &[&PackedMatrix],
+    weights: &[M],
     epilogue: Epilogue<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let total: usize = weights.iter().map(|w| w.rows()).sum();
+    let total: usize = weights.iter().map(|w| w.borrow().rows()).sum();
     let mut column = 0;
     for half in [&weights[..weights.len() / 2], &weights[weights.len() / 2..]] {
-        let width: usize = half.iter().map(|w| w.rows()).sum();
+        let width: usize = half.iter().map(|w| w.borrow().rows()).sum();
         let mut part = vec![0f32; m * width];
         let epilogue = match epilogue {
             Epilogue::Bias(bias) => Epilogue::Bias(&bias[column..column + width]),
             other => other,
         };
-        multiply(isa, pool, (x, m), half, epilogue, &mut part)?;
+        multiply(isa, pool, (Input::Rows(x), m), half, epilogue, &mut part)?;
         for (out, part) in out.chunks_exact_mut(total).zip(part.chunks_exact(width)) {
             out[column..column + width].copy_from_slice(part);
         }
@@ -216,20 +261,20 @@ fn in_halves(
 /// between them ever being written.
 ///
 /// x `[m, cols]`, out `[m, rows]`. Errors: [`KernelError::Length`].
-pub fn swiglu(x: &[f32], m: usize, weight: &GatedMatrix, out: &mut [f32]) -> Result<(), KernelError> {
-    swiglu_on(isa(), pool(), x, m, weight, out)
+pub fn swiglu(input: Input<'_>, m: usize, weight: &GatedMatrix, out: &mut [f32]) -> Result<(), KernelError> {
+    swiglu_on(isa(), pool(), input, m, weight, out)
 }
 
 /// [`swiglu`] with the instruction set and pool chosen by the caller.
 pub fn swiglu_on(
     isa: Isa,
     pool: &Pool,
-    x: &[f32],
+    input: Input<'_>,
     m: usize,
     weight: &GatedMatrix,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    multiply(isa, pool, (x, m), &[weight.tiles()], Epilogue::SwiGlu, out)
+    multiply(isa, pool, (input, m), &[weight.tiles()], Epilogue::SwiGlu, out)
 }
 
 /// The planes that a kernel reads; those of other instruction sets read the infos themselves.

@@ -146,12 +146,40 @@ fn a_gated_product_is_its_parts() {
             crate::activation::silu_mul(&both, rows, &mut expected).expect("sizes agree");
             for isa in vector_isas().chain([Isa::Scalar]) {
                 let mut out = vec![f32::MAX; m * rows];
-                swiglu_on(isa, &pool, &x, m, &paired, &mut out).expect("sizes agree");
+                swiglu_on(isa, &pool, Input::Rows(&x), m, &paired, &mut out).expect("sizes agree");
                 let same = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{ty} {rows}x{cols} m {m} {}", isa.name());
             }
         }
     }
+}
+
+#[test]
+fn a_norm_within_a_product_is_the_norm_before_it() {
+    let pool = Pool::new(3);
+    for types in [&[GgmlType::Q4_1][..], &[GgmlType::Q8_0, GgmlType::Q6K], &[GgmlType::Q5_0, GgmlType::F16]] {
+        for (cols, m) in [(256, 1), (768, 5), (512, 13), (256, 300)] {
+            let weights: Vec<PackedMatrix> = types
+                .iter()
+                .map(|&ty| PackedMatrix::pack(ty, 40, cols, &random_weights(ty, 40, cols)).expect("packs"))
+                .collect();
+            let weights: Vec<&PackedMatrix> = weights.iter().collect();
+            let (residual, add, gains) = (random_rows(m, cols), random_rows(m, cols), random_rows(1, cols));
+            let (mut sum, mut normed) = (vec![0f32; m * cols], vec![0f32; m * cols]);
+            crate::norm::add_rms_norm(&residual, &add, &gains, 1e-6, &mut sum, &mut normed).expect("sizes agree");
+            let expected = product(isa(), &pool, &normed, m, &weights);
+            let mut stream = residual.clone();
+            let input = Input::Normed(Normed { residual: &mut stream, add: Some(&add), weight: &gains, eps: 1e-6 });
+            let mut out = vec![f32::MAX; expected.len()];
+            product_on(isa(), &pool, (input, m), &weights, None, &mut out).expect("sizes agree");
+            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{types:?} {cols} m {m}");
+            assert!(stream.iter().zip(&sum).all(|(a, b)| a.to_bits() == b.to_bits()), "{types:?} {cols} m {m}");
+        }
+    }
+    let weight = PackedMatrix::pack(GgmlType::F32, 1, 2, &[0; 8]).expect("packs");
+    let short = Normed { residual: &mut [0.0; 2], add: Some(&[0.0]), weight: &[1.0; 2], eps: 1e-6 };
+    let refused = super::product(Input::Normed(short), 1, &[weight], None, &mut [0.0]);
+    assert_eq!(refused.unwrap_err().to_string(), "what is added to the residual: expected 2 values, got 1");
 }
 
 #[test]
@@ -222,7 +250,8 @@ fn activations_round_the_same_everywhere() {
     x[160..192].fill(f32::MAX);
     let held = |isa: Isa, most: usize| {
         let mut acts = Activations::default();
-        assert!(acts.quantize(isa, &pool, &x, (RowBlocks::new(40, most), 320), PLANES.into_iter()));
+        assert!(acts.plan(PLANES.into_iter()));
+        acts.quantize(isa, &pool, &Source::Rows(&x), RowBlocks::new(40, most), 320);
         acts
     };
     const PLANES: [Plane; 5] = [

@@ -6,8 +6,8 @@ use candle_core::quantized::QMatMul;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Module, Result, Shape, Tensor, bail};
 
 use super::storage::{floats, unwritten};
-use crate::matmul::{GatedMatrix, PackedMatrix, linear as multiply, swiglu as multiply_gated};
-use crate::profile::{Kernel, running, running_over};
+use crate::matmul::{GatedMatrix, Input, PackedMatrix, linear as multiply, swiglu as multiply_gated};
+use crate::profile::{Kernel, running_over};
 
 /// A weight matrix `[out, in]`, in the form of its device.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl CustomOp1 for SwiGlu<'_> {
         let x = floats(storage, layout, self.name())?;
         let _running = running_over(Kernel::Linear, weight.bytes(), 2 * tokens * cols * outs);
         let mut out = unwritten(tokens * outs);
-        multiply_gated(x, tokens, weight, &mut out).map_err(candle_core::Error::wrap)?;
+        multiply_gated(Input::Rows(x), tokens, weight, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), (tokens, outs).into()))
     }
 }
@@ -123,12 +123,9 @@ pub fn swiglu(x: &Tensor, weight: &GatedMatrix) -> Result<Tensor> {
 pub fn embedding(ids: &[u32], table: &LinearWeight, device: &Device) -> Result<Tensor> {
     match table {
         LinearWeight::Packed(matrix) => {
-            let _running = running(Kernel::Embedding);
             let cols = matrix.cols();
-            let mut rows = vec![0f32; ids.len() * cols];
-            for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(cols)) {
-                matrix.dequantize_row(id as usize, row).map_err(candle_core::Error::wrap)?;
-            }
+            let mut rows = unwritten(ids.len() * cols);
+            super::pass::embedding(ids, matrix, &mut rows)?;
             Tensor::from_vec(rows, (ids.len(), cols), device)
         }
         LinearWeight::Dense(table) => table.index_select(&Tensor::new(ids, device)?, 0),

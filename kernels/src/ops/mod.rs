@@ -7,6 +7,7 @@
 mod attention;
 mod kv;
 mod linear;
+pub mod pass;
 mod pointwise;
 mod rope;
 mod storage;

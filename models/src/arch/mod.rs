@@ -68,7 +68,7 @@ fn head(loader: &Loader<'_>, embedding: &Embedding) -> Result<Linear, ModelError
         WeightForm::Packed | WeightForm::Dense => embedding.table().clone(),
         WeightForm::Candle => loader.matrix("token_embd.weight", config.vocab_size, config.hidden)?,
     };
-    Ok(Linear::new(vec![tied], None))
+    Ok(Linear::new(vec![tied], None)?)
 }
 
 /// Refuses a file that lacks what makes the architecture: `parts` of layer 0.

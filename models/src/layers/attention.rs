@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use engram_kernels::Rows;
+use engram_kernels::matmul::Input;
 use engram_kernels::ops::{self, AttentionParams, Path, RopeLayout, RopeTable};
 
 use crate::error::ModelError;
 use crate::forward::{ForwardBatch, KvStore};
 use crate::layers::{Linear, Loader, Norm};
+use crate::workspace::{Stream, Workspace};
 
 /// Projections, optional norms of q and k heads (qwen3), rotary positions, paged attention.
 pub struct Attention {
@@ -81,6 +84,40 @@ impl Attention {
         ops::write_kv(self.path, &k, &v, k_cache, v_cache, &batch.slot_mapping)?;
         let attended = ops::paged_attention(self.path, &q, k_cache, v_cache, &batch.spans, &self.params)?;
         self.out.forward(&attended.reshape((tokens, q_len))?)
+    }
+
+    /// The stream through `norm` and this, to `workspace.out`: what is to be added to the stream next. The same numbers as
+    /// [`Self::forward`] gives, on plain rows.
+    pub(crate) fn run(
+        &self,
+        norm: &Norm,
+        batch: &ForwardBatch,
+        (kv, layer): (&dyn KvStore, usize),
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let Workspace { hidden, normed, qkv, attended, out, .. } = workspace;
+        let tokens = batch.num_tokens();
+        let (q_len, kv_len) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let stride = q_len + 2 * kv_len;
+        self.qkv.run(norm.of(Stream { hidden, add: out, normed })?, tokens, qkv)?;
+
+        let values = qkv.values_mut();
+        if let Some(norm) = &self.q_norm {
+            norm.heads(values, stride, self.heads)?;
+        }
+        if let Some(norm) = &self.k_norm {
+            norm.heads(values.get_mut(q_len..).unwrap_or_default(), stride, self.kv_heads)?;
+        }
+        let turned = (self.heads + self.kv_heads, self.head_dim);
+        ops::pass::rope(values, stride, turned, &batch.positions, &self.rope, self.rope_layout)?;
+
+        let rows = |from: usize| Rows { values: values.get(from..).unwrap_or_default(), stride, count: tokens };
+        let (k_cache, v_cache) = kv.layer(layer);
+        ops::pass::write_kv(rows(q_len), k_cache, &batch.slot_mapping)?;
+        ops::pass::write_kv(rows(q_len + kv_len), v_cache, &batch.slot_mapping)?;
+        let attended = attended.sized(tokens * q_len);
+        ops::pass::paged_attention(rows(0), self.heads, [k_cache, v_cache], &batch.spans, &self.params, attended)?;
+        self.out.run(Input::Rows(attended), tokens, out)
     }
 
     /// Norms each head, where the model does.

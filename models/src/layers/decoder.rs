@@ -5,6 +5,7 @@ use engram_kernels::ops;
 
 use crate::forward::{ForwardBatch, KvStore};
 use crate::layers::{Attention, Embedding, GatedMlp, Linear, Norm, PlainMlp, SparseMoe};
+use crate::workspace::Workspace;
 
 /// The feed-forward part of a layer.
 pub enum FeedForward {
@@ -22,6 +23,14 @@ impl FeedForward {
             FeedForward::Gated(mlp) => mlp.forward(x),
             FeedForward::Plain(mlp) => mlp.forward(x),
             FeedForward::Sparse(moe) => moe.forward(x),
+        }
+    }
+
+    fn run(&self, norm: &Norm, rows: usize, workspace: &mut Workspace) -> Result<()> {
+        match self {
+            FeedForward::Gated(mlp) => mlp.run(norm, rows, workspace),
+            FeedForward::Plain(mlp) => mlp.run(norm, rows, workspace),
+            FeedForward::Sparse(moe) => moe.run(norm, rows, workspace),
         }
     }
 }
@@ -97,6 +106,46 @@ impl Decoder {
             (hidden, normed) = next_norm.unwrap_or(&self.norm).add_forward(&hidden, &out)?;
         }
         Ok(Some(normed))
+    }
+
+    /// The same pass on plain rows, for weights packed for the CPU: bit for bit the logits of [`Self::forward`], left in
+    /// `workspace`; no tensor is made, and norms are part of the products behind them.
+    pub fn run(&self, batch: &ForwardBatch, kv: &dyn KvStore, workspace: &mut Workspace) -> Result<()> {
+        self.embedding.run(&batch.token_ids, &mut workspace.hidden)?;
+        workspace.out.sized(0);
+        let mut rows = batch.num_tokens();
+        let wanted = batch.logit_rows.len();
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.attention.run(&layer.attention_norm, batch, (kv, i), workspace)?;
+            self.scale(workspace);
+            if i + 1 == self.layers.len() {
+                // Past the last attention only the rows whose logits are wanted matter.
+                if wanted == 0 {
+                    break;
+                }
+                let cols = workspace.hidden.values().len() / rows;
+                workspace.hidden.select_rows(&batch.logit_rows, cols);
+                workspace.out.select_rows(&batch.logit_rows, cols);
+                rows = wanted;
+            }
+            layer.ffn.run(&layer.ffn_norm, rows, workspace)?;
+            self.scale(workspace);
+        }
+        let (stream, logits) = workspace.head(wanted, self.head.outs());
+        if wanted > 0 {
+            self.head.run_into(self.norm.of(stream)?, wanted, logits)?;
+            if self.logit_scale != 1.0 {
+                logits.iter_mut().for_each(|logit| *logit *= self.logit_scale);
+            }
+        }
+        Ok(())
+    }
+
+    /// Scales what is to be added to the stream, where the model does.
+    fn scale(&self, workspace: &mut Workspace) {
+        if self.residual_scale != 1.0 {
+            workspace.out.values_mut().iter_mut().for_each(|value| *value *= self.residual_scale);
+        }
     }
 
     fn scaled(&self, x: Tensor) -> Result<Tensor> {

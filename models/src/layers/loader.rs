@@ -109,7 +109,7 @@ impl<'a> Loader<'a> {
             return paired(names[0], types[0], ffn, hidden, bytes);
         }
         let both = names.iter().map(|name| self.expert_matrix(name, expert, ffn, hidden)).collect::<Result<_, _>>()?;
-        Ok(GateUp::Apart(Linear::new(both, None), self.form.path()))
+        Ok(GateUp::Apart(Linear::new(both, None)?, self.form.path()))
     }
 
     fn matrix_from(
@@ -182,7 +182,7 @@ impl<'a> Loader<'a> {
             biases.push(self.vector_if_present(&format!("{name}.bias"), *rows)?);
         }
         if biases.iter().all(Option::is_none) {
-            return Ok(Linear::new(weights, None));
+            return Ok(Linear::new(weights, None)?);
         }
         let filled = biases
             .into_iter()
@@ -192,14 +192,14 @@ impl<'a> Loader<'a> {
                 None => Tensor::zeros(*rows, candle_core::DType::F32, &self.device),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Linear::new(weights, Some(Tensor::cat(&filled, 0)?)))
+        Ok(Linear::new(weights, Some(Tensor::cat(&filled, 0)?))?)
     }
 
     /// A norm over `len` features: with a bias in the file it is LayerNorm, else RMSNorm.
     pub fn norm(&self, name: &str, len: usize) -> Result<Norm, ModelError> {
         let weight = self.vector(&format!("{name}.weight"), len)?;
         let bias = self.vector_if_present(&format!("{name}.bias"), len)?;
-        Ok(Norm::new(self.form.path(), weight, bias, self.config.norm_eps))
+        Ok(Norm::new(self.form.path(), weight, bias, self.config.norm_eps)?)
     }
 }
 

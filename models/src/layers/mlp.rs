@@ -2,10 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use engram_kernels::GatedMatrix;
+use engram_kernels::matmul::Input;
 use engram_kernels::ops::{self, Path};
 
 use crate::error::ModelError;
-use crate::layers::{Linear, Loader};
+use crate::layers::{Linear, Loader, Norm};
+use crate::workspace::{Stream, Workspace};
 
 /// Gate and up of a SwiGLU.
 pub enum GateUp {
@@ -45,6 +47,21 @@ impl GatedMlp {
         };
         self.down.forward(&gated)
     }
+
+    /// The stream through `norm` and this, to `workspace.out`: what is to be added to the stream next.
+    pub(crate) fn run(&self, norm: &Norm, rows: usize, workspace: &mut Workspace) -> Result<()> {
+        let Workspace { hidden, normed, inner, gate_up, out, .. } = workspace;
+        let input = norm.of(Stream { hidden, add: out, normed })?;
+        match &self.gate_up {
+            GateUp::Paired(both) => ops::pass::swiglu(input, rows, both, inner.sized(rows * both.rows()))?,
+            GateUp::Apart(both, _) => {
+                both.run(input, rows, gate_up)?;
+                let ffn = both.outs() / 2;
+                ops::pass::silu_mul(gate_up.values(), ffn, inner.sized(rows * ffn))?;
+            }
+        }
+        self.down.run(Input::Rows(inner.values()), rows, out)
+    }
 }
 
 /// `down(gelu(up(x)))` with the tanh form of GELU (<https://arxiv.org/abs/1606.08415>), as StarCoder2 has it.
@@ -69,5 +86,13 @@ impl PlainMlp {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&ops::gelu_tanh(self.path, &self.up.forward(x)?)?)
+    }
+
+    /// The stream through `norm` and this, to `workspace.out`: what is to be added to the stream next.
+    pub(crate) fn run(&self, norm: &Norm, rows: usize, workspace: &mut Workspace) -> Result<()> {
+        let Workspace { hidden, normed, inner, gate_up, out, .. } = workspace;
+        self.up.run(norm.of(Stream { hidden, add: out, normed })?, rows, gate_up)?;
+        ops::pass::gelu_tanh(gate_up.values(), inner.sized(rows * self.up.outs()))?;
+        self.down.run(Input::Rows(inner.values()), rows, out)
     }
 }

@@ -1,9 +1,10 @@
 //! Sparse mixture of experts, as in Qwen3-MoE (<https://arxiv.org/abs/2505.09388>).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use crate::error::ModelError;
-use crate::layers::{GatedMlp, Linear, Loader};
+use crate::layers::{GatedMlp, Linear, Loader, Norm};
+use crate::workspace::{Stream, Workspace};
 
 /// A router picks `experts_per_token` experts for each token; their outputs are added, weighted.
 ///
@@ -28,7 +29,7 @@ impl SparseMoe {
         let expert = |e: usize| -> std::result::Result<GatedMlp, ModelError> {
             let gate_up = loader.expert_gate_up([&name("gate"), &name("up")], e, ffn, hidden)?;
             let down = loader.expert_matrix(&name("down"), e, hidden, ffn)?;
-            Ok(GatedMlp::new(gate_up, Linear::new(vec![down], None)))
+            Ok(GatedMlp::new(gate_up, Linear::new(vec![down], None)?))
         };
         Ok(Self {
             router: loader.linear(&[(format!("blk.{layer}.ffn_gate_inp"), moe.experts)], hidden)?,
@@ -60,6 +61,17 @@ impl SparseMoe {
             out = out.index_add(&rows, &y, 0)?;
         }
         Ok(out)
+    }
+
+    /// The stream through `norm` and this, to `workspace.out`. Which rows an expert gets is decided by the pass, so this part goes
+    /// through tensors.
+    pub(crate) fn run(&self, norm: &Norm, rows: usize, workspace: &mut Workspace) -> Result<()> {
+        let Workspace { hidden, normed, out, .. } = workspace;
+        let x = norm.written(Stream { hidden, add: out, normed })?;
+        let x = Tensor::from_slice(x, (rows, x.len() / rows.max(1)), &Device::Cpu)?;
+        let y = self.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+        out.sized(y.len()).copy_from_slice(&y);
+        Ok(())
     }
 
     /// The experts of one token and their shares: softmax over all, the largest k, renormalised where the
