@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -38,13 +39,19 @@ impl Copied {
 /// # Errors
 /// [`Fault::Corrupt`] if a value fails its checksum: damage is not copied as if it were whole. The unfinished copy is
 /// removed.
-pub fn copy(from: &Tree, to: &Path, cache_bytes: u64, commits: Receiver<Arc<Vec<Op>>>) -> Result<Copied, Fault> {
+pub fn copy(
+    from: &Tree,
+    to: &Path,
+    cache_bytes: u64,
+    commits: Receiver<Arc<Vec<Op>>>,
+    stop: &AtomicBool,
+) -> Result<Copied, Fault> {
     let copied = (|| {
         if to.exists() {
             std::fs::remove_dir_all(to).map_err(io_fault("remove", to))?;
         }
         let tree = Tree::open(to, cache_bytes)?;
-        copy_pairs(from, &tree)?;
+        copy_pairs(from, &tree, stop)?;
         // What piled up during the long copy is added here, so that the writer has little left to do.
         apply_waiting(&tree, &commits, 0)?;
         tree.sync()?;
@@ -56,7 +63,7 @@ pub fn copy(from: &Tree, to: &Path, cache_bytes: u64, commits: Receiver<Arc<Vec<
     copied
 }
 
-fn copy_pairs(from: &Tree, to: &Tree) -> Result<(), Fault> {
+fn copy_pairs(from: &Tree, to: &Tree, stop: &AtomicBool) -> Result<(), Fault> {
     let (mut ops, mut bytes) = (Vec::new(), 0);
     for pair in from.scan(&[], &[]) {
         let (key, sealed) = pair?;
@@ -69,6 +76,9 @@ fn copy_pairs(from: &Tree, to: &Tree) -> Result<(), Fault> {
         bytes += key.len() + sealed.len();
         ops.push((key.to_vec(), Some(sealed.to_vec())));
         if bytes > BATCH_BYTES {
+            if stop.load(Ordering::Acquire) {
+                return Err(Fault::Closed);
+            }
             to.apply(&ops, 0)?;
             (ops, bytes) = (Vec::new(), 0);
         }

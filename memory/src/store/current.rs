@@ -66,7 +66,11 @@ impl Current {
     pub fn remove_others(&self, dir: &Path) -> Result<(), Fault> {
         for generation in generations(dir)?.into_iter().filter(|&generation| generation != self.generation) {
             let path = Self { generation, base_bytes: 0 }.path(dir);
-            std::fs::remove_dir_all(&path).map_err(io_fault("remove", &path))?;
+            match std::fs::remove_dir_all(&path) {
+                // Whoever retired it was quicker.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                outcome => outcome.map_err(io_fault("remove", &path))?,
+            }
         }
         sync_dir(dir)
     }

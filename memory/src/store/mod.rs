@@ -234,6 +234,12 @@ fn replay(dir: &Path, tree: &Tree) -> std::result::Result<u64, Fault> {
     if !dir.exists() {
         return Ok(applied);
     }
+    // The log begins anew only after everything before was made durable in the tree: a tree that is further back lost it.
+    let began = log::files(dir)?.first().and_then(|path| path.file_stem()?.to_str()?.parse::<u64>().ok());
+    if let Some(began) = began.filter(|began| *began > applied + 1) {
+        let detail = format!("it holds commits up to {applied}, it held them up to {} at least", began - 1);
+        return Err(Fault::Corrupt { path: tree.path().to_owned(), detail });
+    }
     let (last, _) = log::replay(dir, applied, false, |frame| tree.apply(&frame.ops, frame.seq))?;
     Ok(last)
 }

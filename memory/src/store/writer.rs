@@ -1,8 +1,10 @@
 //! The one thread that writes: it plans, commits in groups, empties the log, and has generations copied.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batch::Op;
@@ -69,6 +71,9 @@ pub struct Writer {
     /// At the last checkpoint the generation was twice what it began with.
     outgrown: bool,
     copying: bool,
+    /// The thread that copies, and how it is told to stop.
+    copier: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
     waiting: Vec<Answer>,
     not_before: Option<Instant>,
 }
@@ -98,6 +103,8 @@ impl Writer {
             purge_tree: None,
             outgrown: false,
             copying: false,
+            copier: None,
+            stop: Arc::default(),
             waiting: Vec::new(),
             not_before: None,
         };
@@ -124,6 +131,11 @@ impl Writer {
         }
         // What the log holds is durable; emptying it only makes the next open shorter.
         let _ = self.checkpoint();
+        // A copy must not go on writing in a directory whose lock is given back.
+        self.stop.store(true, Ordering::Release);
+        if let Some(copier) = self.copier.take() {
+            let _ = copier.join();
+        }
     }
 
     /// Everything but a write.
@@ -266,14 +278,16 @@ impl Writer {
             let (sender, receiver) = channel();
             self.mirrors.push(sender);
             let (tree, own, cache) = (self.tree(), self.own.clone(), self.config.cache_bytes);
+            let stop = self.stop.clone();
             let copy = move || {
-                let copied = compact::copy(&tree, &path, cache, receiver);
+                let copied = compact::copy(&tree, &path, cache, receiver, &stop);
                 drop(tree);
                 // The writer may have ended; the copy is then removed at the next open.
                 let _ = own.send(Message::Copied(copied));
             };
             let thread = std::thread::Builder::new().name("memory-compact".to_owned()).spawn(copy);
-            thread.map(drop).map_err(io_fault("start a copy of", &self.dir))
+            self.copier = Some(thread.map_err(io_fault("start a copy of", &self.dir))?);
+            Ok(())
         });
         match started {
             Ok(()) => self.copying = true,

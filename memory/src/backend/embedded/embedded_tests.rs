@@ -312,7 +312,7 @@ fn a_damaged_store_is_named_and_repair_keeps_what_is_whole() {
     std::fs::write(&file, bytes).expect("spoiling");
     let opened = Embedded::open(dir.path(), Some(&encoder()), config());
     let read = opened.and_then(|memory| memory.scan(&Selection::all(here.clone()), None, None, 1000));
-    assert!(matches!(&read, Err(MemoryError::Corrupt { .. })) || read.as_ref().is_ok_and(|found| found.len() < 400));
+    assert!(matches!(&read, Err(MemoryError::Corrupt { .. })), "damage passes for an empty store");
     let repaired = Embedded::repair(dir.path(), Some(&encoder())).expect("a repair");
     let memory = open(dir.path());
     let there = contents(&memory, &here);
