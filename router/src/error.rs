@@ -357,6 +357,7 @@ impl From<EncoderError> for ApiError {
             EncoderError::Overloaded { .. } => {
                 Self::new(ErrorCode::Overloaded, message).with_retry_after(Duration::from_secs(1))
             }
+            EncoderError::NotFinite { .. } => Self::new(ErrorCode::ModelFailure, message),
             EncoderError::Stopped => Self::new(ErrorCode::EngineStopped, message),
             // What these say may name files and tensors: for the log only.
             EncoderError::Model(_)
@@ -415,6 +416,7 @@ mod tests {
                 Some("dimensions"),
             ),
             (EncoderError::Overloaded { waiting: 9, limit: 8 }, 429, "overloaded", None),
+            (EncoderError::NotFinite { name: name(), index: 0 }, 500, "model_failure", None),
             (EncoderError::Stopped, 503, "engine_stopped", None),
             (EncoderError::Panicked { message: "index /secret".into() }, 500, "model_failure", None),
             (EncoderError::MissingFile { name: "/secret".into(), file: "config.json" }, 500, "model_failure", None),

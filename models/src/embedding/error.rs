@@ -73,6 +73,14 @@ pub enum EncoderError {
         /// The limit.
         limit: usize,
     },
+    /// A pass gave numbers that are none; a vector of them would be near to nothing and to everything.
+    #[error("`{name}` gave values that are not finite for sequence {index}")]
+    NotFinite {
+        /// The encoder.
+        name: String,
+        /// Which sequence of the pass, from 0.
+        index: usize,
+    },
     /// A pass panicked.
     #[error("the encoder's pass panicked: {message}")]
     Panicked {

@@ -224,7 +224,7 @@ impl Encoder {
     /// A sequence without a token has a vector of zeros.
     ///
     /// # Errors
-    /// As [`Encoder::check`]; [`EncoderError::Model`] if the pass fails.
+    /// As [`Encoder::check`]; [`EncoderError::Model`] if the pass fails; [`EncoderError::NotFinite`].
     pub fn encode(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Vec<Vec<f32>>, EncoderError> {
         self.check(sequences)?;
         let mut vectors = match &self.body {
@@ -232,7 +232,10 @@ impl Encoder {
             Body::Bert(_) | Body::Causal(_) => self.encode_packed(sequences)?,
         };
         vectors.iter_mut().for_each(|vector| normalize(vector));
-        Ok(vectors)
+        match vectors.iter().position(|vector| vector.iter().any(|value| !value.is_finite())) {
+            None => Ok(vectors),
+            Some(index) => Err(EncoderError::NotFinite { name: self.name.clone(), index }),
+        }
     }
 
     /// Cuts a pass into parts of whole sequences, one after the other on each thread of the pool: a part's ops then wait for nobody,

@@ -155,6 +155,17 @@ fn broken_folders_are_refused_by_name() {
 }
 
 #[test]
+fn numbers_that_are_none_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_bert(folder.path(), |_, tensors| {
+        let broken = Tensor::full(f32::NAN, HIDDEN, &Device::Cpu).expect("a tensor");
+        tensors.insert("encoder.layer.1.output.LayerNorm.bias".into(), broken);
+    });
+    let refused = load(folder.path()).expect("loads").embed(&["a"], Side::Query).expect_err("refused");
+    assert!(matches!(refused, EncoderError::NotFinite { index: 0, .. }), "{refused}");
+}
+
+#[test]
 fn vectors_are_cut_only_where_they_may_be() {
     let mut encoder = small();
     let refused = encoder.shorten(&mut [], 32).expect_err("not trained for it").to_string();

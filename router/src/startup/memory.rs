@@ -35,7 +35,7 @@ pub fn start(config: &Config, encoders: Encoders, metrics: Arc<Metrics>) -> Memo
             open(&config, encoder, &metrics)
         })
         .await;
-        match open.context("opening the memory panicked").and_then(|opened| opened) {
+        match open.context("opening the memory panicked").flatten() {
             Ok(opened) => {
                 tracing::info!("the memory is open");
                 opening.open(Arc::new(opened));
