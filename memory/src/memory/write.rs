@@ -87,7 +87,7 @@ impl Memory {
                 }
             };
             let feedback = patch.useful.map(feedback);
-            let change = Change { content, metadata, expires, pinned: patch.pinned, feedback };
+            let change = Change { content, metadata, expires, pinned: patch.pinned, feedback, provenance: None };
             let changed = self.backend.change(partition, id, change);
             self.caches.written(partition);
             changed

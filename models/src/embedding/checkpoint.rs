@@ -70,7 +70,7 @@ impl Checkpoint {
     /// LayerNorm `NAME.weight`, `NAME.bias`, over `len` features.
     pub fn norm(&self, name: &str, len: usize, eps: f32) -> Result<Norm, ModelError> {
         let vector = |part: &str| self.vector(&format!("{name}.{part}"), len);
-        Ok(Norm::new(Path::Kernels, vector("weight")?, Some(vector("bias")?), eps))
+        Ok(Norm::new(Path::Kernels, vector("weight")?, Some(vector("bias")?), eps)?)
     }
 
     /// A layer over one or more matrices `[rows, cols]` that share their input; a bias is taken where the first has one.
@@ -80,10 +80,10 @@ impl Checkpoint {
         let weights = weights.collect::<Result<Vec<_>, _>>()?;
         let bias_of = |name: &str| format!("{name}.bias");
         if !names.first().is_some_and(|first| self.has(&bias_of(first))) {
-            return Ok(Linear::new(weights, None));
+            return Ok(Linear::new(weights, None)?);
         }
         let biases = names.iter().map(|name| self.vector(&bias_of(name), rows)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Linear::new(weights, Some(Tensor::cat(&biases, 0)?)))
+        Ok(Linear::new(weights, Some(Tensor::cat(&biases, 0)?))?)
     }
 
     /// A matrix `[rows, cols]`, or a table whose rows are looked up.
