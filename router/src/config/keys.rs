@@ -149,6 +149,7 @@ pub static KEYS: &[Key] = &[
         "",
         "worker threads of a step; unset: what the machine grants",
     ),
+    key("engine.pin_threads", Kind::Flag, "true", "bind each of them to a core, where they are as many as cores"),
     aliased(
         "log.level",
         "ENGRAM_LOG",

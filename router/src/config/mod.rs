@@ -94,6 +94,8 @@ pub struct EngineSettings {
     pub max_model_len: Option<usize>,
     /// Worker threads of a step; `None`: what the machine (or its cgroup) grants.
     pub threads: Option<usize>,
+    /// Each is bound to a core, where they are as many as cores.
+    pub pin_threads: bool,
 }
 
 /// `[log]`: what is said, in which shape.
@@ -288,6 +290,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             prefix_cache: get.flag("engine.prefix_cache"),
             max_model_len: get.optional_number("engine.max_model_len"),
             threads: get.optional_number("engine.threads"),
+            pin_threads: get.flag("engine.pin_threads"),
         },
         log: LogConfig {
             level: get.text("log.level"),
