@@ -66,7 +66,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             blocks = capacity.num_blocks,
             tokens = capacity.kv_tokens,
             bytes = capacity.kv_bytes,
-            dtype = ?config.kv_dtype,
+            dtype = config.kv_dtype.name(),
             max_len,
             "KV cache"
         );

@@ -31,6 +31,7 @@ pub use show::{show_json, show_text};
 pub use size::{format_size, human_size, parse_size};
 pub use value::{Device, LogFormat, Raw, Value};
 
+use engram_inference::KvType;
 use keys::Key;
 
 /// `[server]`: where it listens and whom it lets in.
@@ -84,8 +85,8 @@ pub struct EngineSettings {
     pub block_size: usize,
     /// Budget of the KV cache, bytes.
     pub kv_memory: u64,
-    /// The KV cache holds f32 instead of f16.
-    pub kv_f32: bool,
+    /// What the KV cache holds.
+    pub kv_dtype: KvType,
     /// Requests that may wait.
     pub queue_limit: usize,
     /// Equal prompt prefixes are computed once.
@@ -285,7 +286,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             max_itl: Some(get.number("engine.max_itl_ms")).filter(|ms| *ms > 0).map(Duration::from_millis),
             block_size: get.number("engine.block_size") as usize,
             kv_memory: get.number("engine.kv_memory"),
-            kv_f32: get.text("engine.kv_dtype") == "f32",
+            kv_dtype: KvType::from_name(&get.text("engine.kv_dtype")).unwrap_or(KvType::F16),
             queue_limit: get.number("engine.queue_limit") as usize,
             prefix_cache: get.flag("engine.prefix_cache"),
             max_model_len: get.optional_number("engine.max_model_len"),
