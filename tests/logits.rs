@@ -1,7 +1,8 @@
 //! The same logits, bit for bit, alone, in random batches and in random prefill chunks, on plain rows and as tensors: what the CPU
 //! path promises. And a pass that allocates nothing of its own once it is warm.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use engram_inference::KvType;
 use engram_models::forward::{ForwardBatch, KvStore, SequenceSpan};
 use engram_models::{LoadOptions, Model, Workspace};
 use rand::seq::SliceRandom;
@@ -33,10 +34,10 @@ impl KvStore for Caches {
 }
 
 impl Caches {
-    fn new(model: &Model, rng: &mut ChaCha8Rng) -> Self {
+    fn new(model: &Model, kind: KvType, rng: &mut ChaCha8Rng) -> Self {
         let config = model.config();
-        let shape = (PROMPTS * BLOCKS_EACH, config.kv_heads, BLOCK, config.head_dim);
-        let zeros = || Tensor::zeros(shape, DType::F16, &Device::Cpu).expect("a KV cache of a small model");
+        let shape = (PROMPTS * BLOCKS_EACH, config.kv_heads, BLOCK, kind.row_len(config.head_dim));
+        let zeros = || Tensor::zeros(shape, kind.dtype(), &Device::Cpu).expect("a KV cache of a small model");
         let mut blocks: Vec<u32> = (0..(PROMPTS * BLOCKS_EACH) as u32).collect();
         blocks.shuffle(rng);
         let tables = blocks.chunks(BLOCKS_EACH).map(<[u32]>::to_vec).collect();
@@ -76,20 +77,20 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
 
 #[test]
 fn plain_rows_give_what_tensors_give() {
-    for id in [SMOLLM2, QWEN] {
+    for (id, kind) in [(SMOLLM2, KvType::F16), (QWEN, KvType::F16), (SMOLLM2, KvType::Int8), (QWEN, KvType::Int8)] {
         let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let vocab = model.config().vocab_size as u32;
         let prompts: Vec<Vec<u32>> =
             [1, 40, 7, 90].iter().map(|&len| (0..len).map(|_| rng.random_range(0..vocab)).collect()).collect();
-        let (rows, tensors) = (Caches::new(&model, &mut rng), Caches::new(&model, &mut rng));
+        let (rows, tensors) = (Caches::new(&model, kind, &mut rng), Caches::new(&model, kind, &mut rng));
         // Prompts in two chunks, of which the second stands beside a decode.
         for parts in [&[(1, 0, 33), (3, 0, 60)][..], &[(0, 0, 1), (1, 33, 40), (3, 60, 90), (2, 0, 7)]] {
             let logits = pass(&model, &rows, &prompts, parts);
             let expected = model.forward(&batch(&tensors, &prompts, parts), &tensors).expect("a forward pass");
             let expected: Vec<Vec<f32>> = expected.to_vec2().expect("f32 logits on the CPU");
             for (part, (logits, expected)) in logits.iter().zip(&expected).enumerate() {
-                assert!(same_bits(logits, expected), "{id} part {part} of {parts:?}");
+                assert!(same_bits(logits, expected), "{id} {kind:?} part {part} of {parts:?}");
             }
             assert_eq!(logits.len(), expected.len());
         }
@@ -98,12 +99,12 @@ fn plain_rows_give_what_tensors_give() {
 
 #[test]
 fn a_warm_pass_allocates_nothing_of_its_own() {
-    for id in [SMOLLM2, QWEN] {
+    for (id, kind) in [(SMOLLM2, KvType::F16), (QWEN, KvType::F16), (SMOLLM2, KvType::Int8)] {
         let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let prompts: Vec<Vec<u32>> =
             (0..PROMPTS as u32).map(|i| (0..LONGEST as u32).map(|t| 1 + i + t).collect()).collect();
-        let kv = Caches::new(&model, &mut rng);
+        let kv = Caches::new(&model, kind, &mut rng);
         let mut workspace = Workspace::default();
         // A prefill, decodes of some widths, and both at once.
         let decodes = |count: usize| (0..count).map(|i| (i, 40, 41)).collect::<Vec<_>>();
@@ -118,26 +119,26 @@ fn a_warm_pass_allocates_nothing_of_its_own() {
             // Candle makes a list of one entry for each write in place: K and V of each layer.
             let counted = allocation_counter::measure(run);
             let of_candle = 2 * model.config().layers as u64;
-            assert_eq!(counted.count_total, of_candle, "{id}, {} sequences: {counted:?}", parts.len());
+            assert_eq!(counted.count_total, of_candle, "{id} {kind:?}, {} sequences: {counted:?}", parts.len());
         }
     }
 }
 
 #[test]
 fn logits_do_not_depend_on_neighbours_or_chunks() {
-    for id in [SMOLLM2, QWEN] {
+    for (id, kind) in [(SMOLLM2, KvType::F16), (QWEN, KvType::F16), (SMOLLM2, KvType::Int8), (QWEN, KvType::Int8)] {
         let model = Model::load_path(&gguf(id), &LoadOptions::default()).unwrap_or_else(|e| panic!("load {id}: {e}"));
         let mut rng = ChaCha8Rng::seed_from_u64(32);
         let vocab = model.config().vocab_size as u32;
         let prompts: Vec<Vec<u32>> =
             (0..PROMPTS).map(|i| (0..1 + (i * 37) % LONGEST).map(|_| rng.random_range(0..vocab)).collect()).collect();
-        let kv = Caches::new(&model, &mut rng);
+        let kv = Caches::new(&model, kind, &mut rng);
         let alone: Vec<Vec<f32>> =
             (0..PROMPTS).map(|i| pass(&model, &kv, &prompts, &[(i, 0, prompts[i].len())]).remove(0)).collect();
 
         // Every prompt goes forward by a random chunk in a random batch, until all are through.
         for round in 0..2 {
-            let kv = Caches::new(&model, &mut rng);
+            let kv = Caches::new(&model, kind, &mut rng);
             let mut done = [0usize; PROMPTS];
             let mut finished = 0;
             while finished < PROMPTS {
@@ -153,7 +154,7 @@ fn logits_do_not_depend_on_neighbours_or_chunks() {
                     if to == prompts[i].len() {
                         finished += 1;
                         let what = format!(
-                            "{id} round {round} prompt {i} of {to} tokens, {} parts in its last pass",
+                            "{id} {kind:?} round {round} prompt {i} of {to} tokens, {} parts in its last pass",
                             parts.len()
                         );
                         assert!(same_bits(logits, &alone[i]), "{what}");

@@ -5,6 +5,7 @@
 #   benches/agreement/run.sh --without-llama        Engram alone
 #   LLAMA_PYTHON=/path/to/python benches/agreement/run.sh     a Python that has llama_cpp already
 #   TEACHER_FORCED=/path/to/binary benches/agreement/run.sh   that binary, and no build
+#   KV_DTYPES=f16,int8 benches/agreement/run.sh     Engram with each of these KV caches
 #
 # A MODEL is a name of the catalog or a path to a .gguf.
 #
@@ -18,7 +19,7 @@ models=()
 for argument in "$@"; do
   case "$argument" in
     --without-llama) with_llama=no ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "unknown option $argument; --help tells" >&2; exit 2 ;;
     *.gguf) models+=("$(realpath "$argument")") ;;
     *) models+=("$argument") ;;
@@ -31,6 +32,7 @@ target=${CARGO_TARGET_DIR:-target}
 out=${OUT:-$target/agreement}
 chunk=${CHUNK:-512}
 limit=${LIMIT:-1000000}
+kv=${KV_DTYPES:-f16}
 mkdir -p "$out"
 tool=${TEACHER_FORCED:-}
 if [ -z "$tool" ]; then
@@ -51,7 +53,7 @@ for model in "${models[@]}"; do
   name=$(basename "$model")
   file=$("$tool" path --model "$model")
   "$tool" tokenize --model "$model" --text "$here/corpus/code.txt" --out "$out/$name.ids" >&2
-  compare=("$tool" compare --model "$model" --tokens "$out/$name.ids" --chunk "$chunk" --limit "$limit" --json "$out/$name.json")
+  compare=("$tool" compare --model "$model" --tokens "$out/$name.ids" --chunk "$chunk" --limit "$limit" --kv-dtype "$kv" --json "$out/$name.json")
   if [ "$with_llama" = yes ]; then
     version=$("$python" -c 'import llama_cpp; print(llama_cpp.__version__)')
     "$python" "$here/llama_logits.py" "$file" "$out/$name.ids" "$chunk" "$limit" \

@@ -9,8 +9,7 @@
 use std::io::Read;
 
 use anyhow::{Context, bail};
-use candle_core::DType;
-use engram_inference::{EngineConfig, Geometry, KvCache};
+use engram_inference::{EngineConfig, Geometry, KvCache, KvType};
 use engram_models::forward::{ForwardBatch, SequenceSpan};
 use engram_models::{Model, Workspace};
 use serde_json::{Value, json};
@@ -37,7 +36,7 @@ pub struct Engram {
 
 impl Engram {
     /// Room for chunks of `chunk` tokens, K and V held in `kv_dtype`.
-    pub fn new(name: &str, model: Model, chunk: usize, kv_dtype: DType) -> anyhow::Result<Self> {
+    pub fn new(name: &str, model: Model, chunk: usize, kv_dtype: KvType) -> anyhow::Result<Self> {
         let config = model.config();
         let geometry = Geometry {
             layers: config.layers,
@@ -49,11 +48,11 @@ impl Engram {
         if chunk > geometry.max_len {
             bail!("chunks of {chunk} tokens do not fit the model's context of {}", geometry.max_len);
         }
-        let values = geometry.layers * 2 * geometry.kv_heads * geometry.head_dim;
+        let token_bytes = geometry.layers * 2 * geometry.kv_heads * kv_dtype.row_bytes(geometry.head_dim);
         let engine = EngineConfig {
             max_num_seqs: 1,
             block_size: BLOCK_SIZE,
-            kv_bytes: (chunk.div_ceil(BLOCK_SIZE) + 1) * BLOCK_SIZE * values * kv_dtype.size_in_bytes(),
+            kv_bytes: (chunk.div_ceil(BLOCK_SIZE) + 1) * BLOCK_SIZE * token_bytes,
             kv_dtype,
             ..EngineConfig::default()
         };
@@ -322,13 +321,13 @@ impl Agreement {
         text
     }
 
-    /// What the first engine promises, against the second where there is one: mean KL at most 1.2 times the
+    /// What the first engine promises, against `peer` where that was there too: mean KL at most 1.2 times the
     /// other's, agreement at most 0.3 points under it, perplexity within 0.5 % of the truth. One line each.
-    pub fn verdicts(&self) -> Vec<(bool, String)> {
+    pub fn verdicts(&self, peer: &str) -> Vec<(bool, String)> {
         let Some((name, ours)) = self.engines.first() else { return Vec::new() };
         let off = (ours.perplexity() / self.truth.1.perplexity() - 1.0).abs() * 100.0;
         let mut verdicts = vec![(off <= 0.5, format!("{name}: perplexity {off:.3} % off the truth's, 0.5 % allowed"))];
-        if let Some((other, theirs)) = self.engines.get(1) {
+        if let Some((other, theirs)) = self.engines.iter().skip(1).find(|(name, _)| name == peer) {
             let ratio = ours.mean_kl() / theirs.mean_kl();
             verdicts.push((ratio <= 1.2, format!("{name}: mean KL {ratio:.3} times that of {other}, 1.2 allowed")));
             let under = (theirs.top1() - ours.top1()) * 100.0;
@@ -385,8 +384,9 @@ mod tests {
             assert_eq!((ours.positions, ours.predictions), (7, 5));
             assert!(ours.mean_kl() > 0.0 && ours.mean_kl() < theirs.mean_kl());
             assert_eq!(ours.top1(), 1.0);
-            assert!(result.verdicts().iter().all(|(good, _)| *good), "{:?}", result.verdicts());
-            assert_eq!(result.verdicts().len(), 3);
+            let verdicts = result.verdicts("theirs");
+            assert!(verdicts.iter().all(|(good, _)| *good), "{verdicts:?}");
+            assert_eq!((verdicts.len(), result.verdicts("another").len()), (3, 1));
             assert!(result.to_table().contains("| ours |"));
         }
     }

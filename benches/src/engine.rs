@@ -183,7 +183,7 @@ impl Report {
 
     /// For people.
     pub fn to_text(&self) -> String {
-        let mut text = format!("{}\n{}\n", self.model, self.machine);
+        let mut text = format!("{}, KV cache in {}\n{}\n", self.model, self.kv_dtype, self.machine);
         if let Some(peak) = &self.peak {
             text.push_str(&format!(
                 "measured: memory {:.1} GB/s ({:.1} one core), int8 {:.0} GMAC/s ({:.0} one core)\n",
@@ -276,7 +276,7 @@ pub fn run<M: ForwardPass + 'static>(
         machine: Machine::detect(),
         peak,
         max_batch_tokens: config.max_batch_tokens,
-        kv_dtype: format!("{:?}", config.kv_dtype).to_lowercase(),
+        kv_dtype: config.kv_dtype.name().to_owned(),
         rows,
     })
 }
@@ -290,12 +290,12 @@ fn engine_config(model: &impl ForwardPass, given: &EngineConfig, bench: &EngineB
     }
     let widest = bench.widest();
     let blocks = widest * (longest.div_ceil(given.block_size) + 1) + 1;
-    let values = geometry.layers * geometry.kv_heads * geometry.head_dim * 2; // K and V
+    let token_bytes = geometry.layers * geometry.kv_heads * given.kv_dtype.row_bytes(geometry.head_dim) * 2; // K and V
     Ok(EngineConfig {
         max_num_seqs: widest,
         max_batch_tokens: given.max_batch_tokens.max(widest),
         max_prefill_chunk: given.max_batch_tokens.max(widest),
-        kv_bytes: blocks * given.block_size * values * given.kv_dtype.size_in_bytes(),
+        kv_bytes: blocks * given.block_size * token_bytes,
         queue_limit: widest,
         max_model_len: None,
         prefix_cache: false,

@@ -41,7 +41,10 @@ impl NoTime {
 impl ForwardPass for NoTime {
     fn forward(&mut self, batch: &ForwardBatch, _: &KvCache, workspace: &mut Workspace) -> Result<(), ModelError> {
         let rows = batch.logit_rows.len();
-        let logits = workspace.logits_mut(rows, VOCAB); // what was written before is still there
+        let logits = workspace.logits_mut(rows, VOCAB); // what was written before is still there, unless it grew
+        if logits.first() != self.row.first() {
+            self.written = 0;
+        }
         for row in logits.chunks_mut(VOCAB).skip(self.written) {
             row.copy_from_slice(&self.row);
         }

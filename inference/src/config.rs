@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use candle_core::DType;
+use engram_kernels::ops::KvType;
 
 use crate::error::EngineError;
 
@@ -23,8 +23,8 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Memory for the KV cache, in bytes.
     pub kv_bytes: usize,
-    /// Number format of the KV cache: F16, BF16 or F32.
-    pub kv_dtype: DType,
+    /// Number format of the KV cache.
+    pub kv_dtype: KvType,
     /// Most requests that wait; the next one is refused.
     pub queue_limit: usize,
     /// Longest sequence, prompt and output together; `None`: what the model was made for.
@@ -46,7 +46,7 @@ impl Default for EngineConfig {
             max_prefill_chunk: 512,
             block_size: 16,
             kv_bytes: 1 << 30,
-            kv_dtype: DType::F16,
+            kv_dtype: KvType::F16,
             queue_limit: 256,
             max_model_len: None,
             prefix_cache: true,
@@ -87,9 +87,6 @@ impl EngineConfig {
         if self.priority_aging.is_zero() {
             return Err(EngineError::Start("`priority_aging` is 0, must be longer (10 s is the default)".into()));
         }
-        if !matches!(self.kv_dtype, DType::F16 | DType::BF16 | DType::F32) {
-            return Err(EngineError::Start(format!("`kv_dtype` is {:?}, must be f16, bf16 or f32", self.kv_dtype)));
-        }
         Ok(())
     }
 }
@@ -109,7 +106,6 @@ mod tests {
         check(EngineConfig { max_batch_tokens: 8, ..Default::default() }, "at least `max_num_seqs` (64)");
         check(EngineConfig { max_itl: Some(Duration::ZERO), ..Default::default() }, "`max_itl` is 0");
         check(EngineConfig { max_model_len: Some(1), ..Default::default() }, "`max_model_len`");
-        check(EngineConfig { kv_dtype: DType::U8, ..Default::default() }, "`kv_dtype`");
         check(EngineConfig { priority_aging: Duration::ZERO, ..Default::default() }, "`priority_aging`");
     }
 }

@@ -66,7 +66,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             blocks = capacity.num_blocks,
             tokens = capacity.kv_tokens,
             bytes = capacity.kv_bytes,
-            dtype = ?config.kv_dtype,
+            dtype = config.kv_dtype.name(),
             max_len,
             "KV cache"
         );
@@ -96,6 +96,7 @@ impl<M: ForwardPass + 'static> Engine<M> {
             .name("engine".into())
             .spawn(move || {
                 let _stopped = StoppedOnDrop(Arc::clone(&engine.shared));
+                engram_kernels::pool::bind_caller();
                 engine.run();
             })
             .map_err(|e| EngineError::Start(format!("no thread: {e}")))?;

@@ -1,6 +1,7 @@
 //! The memory that holds K and V of every running and cached sequence.
 
 use candle_core::{DType, Device, Tensor};
+use engram_kernels::ops::KvType;
 use engram_kernels::prefer_huge_pages;
 use engram_models::forward::KvStore;
 use half::vec::HalfBitsVecExt;
@@ -9,7 +10,8 @@ use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::forward::Geometry;
 
-/// K and V of all layers, in blocks: per layer two tensors `[num_blocks, kv_heads, block_size, head_dim]`.
+/// K and V of all layers, in blocks: per layer two tensors `[num_blocks, kv_heads, block_size, row]`, where a row is as
+/// [`KvType::row_len`] says: `head_dim` values, or in int8 the codes and what one is worth.
 ///
 /// Written in place by the model, at the slots of its batch. On the CPU the pages are the system's
 /// zero pages until first written, so resident memory grows with use, not with the budget.
@@ -23,6 +25,7 @@ pub struct KvCache {
 impl KvCache {
     /// As many blocks as `config.kv_bytes` holds.
     pub fn new(geometry: &Geometry, config: &EngineConfig, device: &Device) -> Result<Self, EngineError> {
+        check_device(config.kv_dtype, device)?;
         let bytes_per_block = bytes_per_block(geometry, config)?;
         // More blocks than a full house of longest sequences could ever hold would only lie about.
         let longest = config.max_model_len.unwrap_or(geometry.max_len).min(geometry.max_len);
@@ -36,13 +39,12 @@ impl KvCache {
                 2 * bytes_per_block
             )));
         }
-        let shape = [num_blocks, geometry.kv_heads, config.block_size, geometry.head_dim];
-        let layers = (0..geometry.layers)
-            .map(|_| Ok((zeros(shape, config.kv_dtype, device)?, zeros(shape, config.kv_dtype, device)?)))
-            .collect::<candle_core::Result<Vec<_>>>()
-            .map_err(|e| {
-                EngineError::Start(format!("allocating {} bytes of KV cache: {e}", num_blocks * bytes_per_block))
-            })?;
+        let shape = [num_blocks, geometry.kv_heads, config.block_size, config.kv_dtype.row_len(geometry.head_dim)];
+        let zeros = || zeros(shape, config.kv_dtype.dtype(), device);
+        let layers =
+            (0..geometry.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<candle_core::Result<Vec<_>>>().map_err(
+                |e| EngineError::Start(format!("allocating {} bytes of KV cache: {e}", num_blocks * bytes_per_block)),
+            )?;
         Ok(Self { layers, num_blocks, block_size: config.block_size, bytes_per_block })
     }
 
@@ -73,9 +75,19 @@ impl KvStore for KvCache {
     }
 }
 
+/// Only the CPU's kernels read int8.
+fn check_device(kind: KvType, device: &Device) -> Result<(), EngineError> {
+    if kind == KvType::Int8 && !device.is_cpu() {
+        return Err(EngineError::Start(
+            "`kv_dtype` is int8, which only the CPU's kernels read: take f16 on this device".into(),
+        ));
+    }
+    Ok(())
+}
+
 fn bytes_per_block(geometry: &Geometry, config: &EngineConfig) -> Result<usize, EngineError> {
-    let factors =
-        [geometry.layers, 2, geometry.kv_heads, config.block_size, geometry.head_dim, config.kv_dtype.size_in_bytes()];
+    let row_bytes = config.kv_dtype.row_bytes(geometry.head_dim);
+    let factors = [geometry.layers, 2, geometry.kv_heads, config.block_size, row_bytes];
     factors
         .iter()
         .try_fold(1usize, |product, &factor| product.checked_mul(factor))
@@ -97,6 +109,11 @@ fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> candle_core::Resul
     match (device, dtype) {
         (Device::Cpu, DType::F16) => Tensor::from_vec(halves().reinterpret_into::<half::f16>(), &shape, device),
         (Device::Cpu, DType::BF16) => Tensor::from_vec(halves().reinterpret_into::<half::bf16>(), &shape, device),
+        (Device::Cpu, DType::U8) => {
+            let bytes = vec![0u8; len];
+            prefer_huge_pages(&bytes);
+            Tensor::from_vec(bytes, &shape, device)
+        }
         _ => Tensor::zeros(&shape, dtype, device),
     }
 }
@@ -121,6 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn int8_takes_a_byte_a_value_and_four_a_row() {
+        // 3 layers x K and V x 2 heads x 16 tokens x (8 + 4) bytes = 2304
+        let config = EngineConfig { kv_bytes: 10 * 2304 + 2303, kv_dtype: KvType::Int8, ..Default::default() };
+        let cache = KvCache::new(&GEOMETRY, &config, &Device::Cpu).unwrap();
+        assert_eq!((cache.num_blocks(), cache.tokens(), cache.bytes()), (10, 160, 23040));
+        let (k, v) = cache.layer(2);
+        assert_eq!((k.dims(), k.dtype()), (&[10, 2, 16, 12][..], DType::U8));
+        assert!(v.flatten_all().unwrap().to_vec1::<u8>().unwrap().iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
     fn a_budget_too_small_says_what_is_needed() {
         let config = EngineConfig { kv_bytes: 4000, ..Default::default() };
         let message = KvCache::new(&GEOMETRY, &config, &Device::Cpu).err().unwrap().to_string();
@@ -134,10 +162,12 @@ mod tests {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
             statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
         };
-        let config = EngineConfig { kv_bytes: 1 << 30, ..Default::default() };
-        let before = resident();
-        let cache = KvCache::new(&GEOMETRY, &config, &Device::Cpu).unwrap();
-        let grown = resident().saturating_sub(before);
-        assert!(cache.bytes() > 1_000_000_000 && grown < 1 << 28, "{grown} bytes resident for {}", cache.bytes());
+        for kv_dtype in [KvType::F16, KvType::Int8] {
+            let config = EngineConfig { kv_bytes: 1 << 30, kv_dtype, ..Default::default() };
+            let before = resident();
+            let cache = KvCache::new(&GEOMETRY, &config, &Device::Cpu).unwrap();
+            let grown = resident().saturating_sub(before);
+            assert!(cache.bytes() > 1_000_000_000 && grown < 1 << 28, "{grown} bytes resident for {}", cache.bytes());
+        }
     }
 }

@@ -31,6 +31,7 @@ pub use batch::RowUse;
 pub use block_manager::{BlockCounts, BlockHash, BlockId, BlockManager, BlockTable, HashChain};
 pub use config::EngineConfig;
 pub use engine::Engine;
+pub use engram_kernels::ops::KvType;
 pub use error::EngineError;
 pub use forward::{ForwardPass, Geometry};
 pub use handle::{Capacity, DrainReport, EngineHandle, TokenEvents, TokenStream};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use engram_kernels::ops::KvType;
 use engram_models::forward::{ForwardBatch, KvStore};
 use engram_models::{ModelError, Workspace};
 
@@ -49,7 +50,7 @@ pub(crate) fn config(blocks: usize) -> EngineConfig {
         max_prefill_chunk: 16,
         block_size: 4,
         kv_bytes: blocks * LAYERS * 2 * 4 * 4,
-        kv_dtype: DType::F32,
+        kv_dtype: KvType::F32,
         queue_limit: 64,
         ..EngineConfig::default()
     }

@@ -2,17 +2,19 @@
 //!
 //! `cargo run --release -p engram-kernels --example attention_speed [WORD]` (calls whose name has the word);
 //! `ENGRAM_THREADS` and `ENGRAM_ISA` are followed.
-//! An f16 cache of 16-token blocks in scattered order, larger than the last-level cache. The best of several rounds is
+//! Caches in f16 and in int8, of 16-token blocks in scattered order, larger than the last-level cache. The best of several rounds is
 //! printed. The peak is measured beside, on as many threads: fused multiply-adds on registers alone.
 
 use std::time::Instant;
 
-use engram_kernels::attention::{AttentionParams, KvShape, KvSlice, PagedKv, SequenceSpan, paged_attention};
+use engram_kernels::attention::{
+    AttentionParams, KvShape, KvSlice, PagedKv, SequenceSpan, int8_row_len, paged_attention,
+};
 use engram_kernels::{Rows, isa, pool};
 use half::f16;
 
 const BLOCK_SIZE: usize = 16;
-/// Values of K, and of V, in the cache: 128 MiB each.
+/// Values of K, and of V, in the cache: 128 MiB each in f16.
 const CACHE_VALUES: usize = 64 << 20;
 
 struct Model {
@@ -32,7 +34,10 @@ fn main() {
     let word = std::env::args().nth(1).unwrap_or_default();
     let peak = peak_gmacs();
     println!("{} threads, {}, FMA peak {peak:.0} GMAC/s", pool().threads(), isa().name());
-    println!("{:13} {:>22} {:>10} {:>9} {:>7} {:>7}", "shape", "call", "time us", "GMAC/s", "peak %", "GB/s");
+    println!(
+        "{:13} {:>22} {:>5} {:>10} {:>9} {:>7} {:>7}",
+        "shape", "call", "cache", "time us", "GMAC/s", "peak %", "GB/s"
+    );
     for model in &MODELS {
         for (name, sequences, query_len, context_len) in [
             ("prefill 512", 1, 512, 512),
@@ -46,22 +51,28 @@ fn main() {
             if !name.contains(&word) {
                 continue;
             }
-            measure(model, name, (sequences, query_len, context_len), peak);
+            for int8 in [false, true] {
+                measure(model, int8, name, (sequences, query_len, context_len), peak);
+            }
         }
     }
 }
 
-fn measure(model: &Model, name: &str, (sequences, query_len, context_len): (usize, usize, usize), peak: f64) {
+fn measure(
+    model: &Model,
+    int8: bool,
+    name: &str,
+    (sequences, query_len, context_len): (usize, usize, usize),
+    peak: f64,
+) {
     let Model { heads, kv_heads, head_dim, .. } = *model;
     let num_blocks = CACHE_VALUES / (kv_heads * BLOCK_SIZE * head_dim);
     let shape = KvShape { num_blocks, kv_heads, block_size: BLOCK_SIZE, head_dim };
-    let values = |seed: usize| -> Vec<f16> {
-        (0..shape.values().expect("a small cache"))
-            .map(|i| f16::from_f32(((i * 31 + seed) % 255) as f32 / 128.0 - 1.0))
-            .collect()
+    let (cache_name, k, v) = match int8 {
+        false => ("f16", Cache::F16(halves(shape, 1)), Cache::F16(halves(shape, 2))),
+        true => ("int8", Cache::Int8(codes(shape, 1)), Cache::Int8(codes(shape, 2))),
     };
-    let (k, v) = (values(1), values(2));
-    let kv = PagedKv { k: KvSlice::F16(&k), v: KvSlice::F16(&v), shape };
+    let kv = PagedKv { k: k.slice(), v: v.slice(), shape };
     // Blocks in an order far from that of memory; each call takes the next ones, so that they come from memory.
     let blocks = context_len.div_ceil(BLOCK_SIZE);
     let mut next = 0usize;
@@ -89,14 +100,47 @@ fn measure(model: &Model, name: &str, (sequences, query_len, context_len): (usiz
     }
     let seen: usize = (context_len - query_len + 1..=context_len).sum();
     let gmacs = (2 * sequences * seen * heads * head_dim) as f64 / best / 1e9;
-    let bytes = (2 * 2 * sequences * context_len * kv_heads * head_dim) as f64;
+    let row_bytes = if int8 { int8_row_len(head_dim) } else { 2 * head_dim };
+    let bytes = (2 * sequences * context_len * kv_heads * row_bytes) as f64;
     println!(
-        "{:13} {name:>22} {:>10.1} {gmacs:>9.1} {:>7.0} {:>7.1}",
+        "{:13} {name:>22} {cache_name:>5} {:>10.1} {gmacs:>9.1} {:>7.0} {:>7.1}",
         model.name,
         best * 1e6,
         100.0 * gmacs / peak,
         bytes / best / 1e9
     );
+}
+
+/// K or V of a cache.
+enum Cache {
+    F16(Vec<f16>),
+    Int8(Vec<u8>),
+}
+
+impl Cache {
+    fn slice(&self) -> KvSlice<'_> {
+        match self {
+            Cache::F16(values) => KvSlice::F16(values),
+            Cache::Int8(codes) => KvSlice::Int8(codes),
+        }
+    }
+}
+
+/// Numbers from -1 to 1.
+fn halves(shape: KvShape, seed: usize) -> Vec<f16> {
+    let values = shape.values().expect("a small cache");
+    (0..values).map(|i| f16::from_f32(((i * 31 + seed) % 255) as f32 / 128.0 - 1.0)).collect()
+}
+
+/// The same in codes that are worth 1/128 each.
+fn codes(shape: KvShape, seed: usize) -> Vec<u8> {
+    let values = shape.values().expect("a small cache");
+    let mut rows = Vec::with_capacity(values / shape.head_dim * int8_row_len(shape.head_dim));
+    for row in 0..values / shape.head_dim {
+        rows.extend((0..shape.head_dim).map(|d| ((row * shape.head_dim + d) * 31 + seed) as u8));
+        rows.extend((1f32 / 128.0).to_ne_bytes());
+    }
+    rows
 }
 
 /// Multiply-adds a second on all threads of the pool, in billions.

@@ -5,6 +5,7 @@
 //! a request's numbers are bit-equal alone and in any batch.
 
 pub mod activation;
+mod affinity;
 pub mod attention;
 mod disjoint;
 pub mod dispatch;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use crate::affinity;
 use crate::error::KernelError;
 
 /// How long an idle worker looks for work before it sleeps.
@@ -101,6 +102,11 @@ impl Pool {
     ///
     /// Where the system refuses a thread, the pool is smaller: [`Pool::threads`] tells.
     pub fn new(threads: usize) -> Self {
+        Self::on(threads, &[])
+    }
+
+    /// The same, worker `i` bound to `cores[i]` where there are as many cores as threads.
+    fn on(threads: usize, cores: &[usize]) -> Self {
         let wanted = threads.clamp(1, MAX_THREADS) - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -114,9 +120,13 @@ impl Pool {
         let mut workers = Vec::with_capacity(wanted);
         for index in 0..wanted {
             let for_worker = Arc::clone(&shared);
-            let spawned = std::thread::Builder::new()
-                .name(format!("engram-kernel-{}", index + 1))
-                .spawn(move || work(&for_worker, index));
+            let core = cores.get(index + 1).copied();
+            let spawned = std::thread::Builder::new().name(format!("engram-kernel-{}", index + 1)).spawn(move || {
+                if let Some(core) = core {
+                    affinity::bind(core);
+                }
+                work(&for_worker, index);
+            });
             match spawned {
                 Ok(handle) => workers.push(handle.thread().clone()),
                 Err(_) => break,
@@ -270,8 +280,30 @@ pub fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| {
         let threads = checked_threads().or_else(|_| threads_from_setting(None)).unwrap_or(1);
-        Pool::new(threads)
+        Pool::on(threads, cores(threads))
     })
+}
+
+/// Binds the calling thread, which is to run all of [`pool`]'s jobs, to the core that its workers leave free; nothing where
+/// they are not bound.
+pub fn bind_caller() {
+    if let Some(&core) = cores(pool().threads()).first() {
+        affinity::bind(core);
+    }
+}
+
+static BIND: AtomicBool = AtomicBool::new(false);
+
+/// Binds each thread of [`pool`] to a core of its own, where all cores that this process may use are the pool's; with fewer
+/// threads than cores the system's scheduler knows better which are free. To be called before the pool's first use.
+pub fn bind_threads(on: bool) {
+    BIND.store(on, Ordering::Relaxed);
+}
+
+fn cores(threads: usize) -> &'static [usize] {
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+    let cores = CORES.get_or_init(affinity::allowed);
+    if cores.len() == threads && BIND.load(Ordering::Relaxed) { cores } else { &[] }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use candle_core::{DType, Device};
-use engram_inference::{Engine, EngineConfig, ForwardPass, Geometry, KvCache};
+use candle_core::Device;
+use engram_inference::{Engine, EngineConfig, ForwardPass, Geometry, KvCache, KvType};
 use engram_models::chat_template::ChatTemplate;
 use engram_models::fim::FimTokens;
 use engram_models::forward::ForwardBatch;
@@ -114,7 +114,7 @@ pub fn server_with_memory(
     let mut config = EngineConfig {
         block_size: 4,
         kv_bytes: 512 * 4 * 2 * 8 * 4,
-        kv_dtype: DType::F32,
+        kv_dtype: KvType::F32,
         max_num_seqs: 16,
         queue_limit: 64,
         ..EngineConfig::default()

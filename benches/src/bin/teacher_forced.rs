@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use candle_core::DType;
 use clap::{Parser, Subcommand};
 use engram_benches::agreement::{self, Cut, Engram, Piped, Teacher};
+use engram_inference::KvType;
 use engram_models::gguf::Gguf;
 use engram_models::layers::WeightForm;
 use engram_models::pull::{PullOptions, WeightsFiles, progress, resolve};
@@ -70,6 +70,9 @@ enum Command {
         /// What that program is called
         #[arg(long, default_value = "llama.cpp")]
         peer_name: String,
+        /// What the normal path's KV cache holds, one run each: f16, bf16, f32, int8; promises are judged by the first
+        #[arg(long, value_delimiter = ',', default_value = "f16")]
+        kv_dtype: Vec<String>,
         /// Write the numbers here, as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -93,14 +96,20 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Tokenize { model, text, out } => tokenize(&model, &text, &out),
-        Command::Compare { model, tokens, chunk, piece, limit, peer, peer_name, json } => {
+        Command::Compare { model, tokens, chunk, piece, limit, peer, peer_name, kv_dtype, json } => {
             if chunk < 2 || piece == 0 {
                 bail!("--chunk must be at least 2 and --piece at least 1");
             }
             let mut ids = read_ids(&tokens)?;
             ids.truncate(limit.unwrap_or(usize::MAX));
+            let caches = kv_dtype
+                .iter()
+                .map(|name| {
+                    KvType::from_name(name).with_context(|| format!("--kv-dtype {name} is no type of a KV cache"))
+                })
+                .collect::<anyhow::Result<Vec<_>>>()?;
             let peer = peer.map(|path| (path, peer_name));
-            compare(&model, &ids, Cut { chunk, piece }, peer, json.as_deref())
+            compare(&model, &ids, Cut { chunk, piece }, &caches, peer, json.as_deref())
         }
     }
 }
@@ -136,6 +145,7 @@ fn compare(
     model: &str,
     ids: &[u32],
     cut: Cut,
+    caches: &[KvType],
     peer: Option<(PathBuf, String)>,
     json: Option<&Path>,
 ) -> anyhow::Result<()> {
@@ -146,9 +156,16 @@ fn compare(
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
         bail!("token {id} is not in the model's vocabulary of {vocab}: were the ids made for another model?");
     }
-    let mut truth = Engram::new("truth (f32 weights and arithmetic)", exact, cut.chunk, DType::F32)?;
-    let normal = Engram::new("Engram", load(WeightForm::Packed)?, cut.chunk, DType::F16)?;
-    let mut engines: Vec<Box<dyn Teacher>> = vec![Box::new(normal)];
+    let mut truth = Engram::new("truth (f32 weights and arithmetic)", exact, cut.chunk, KvType::F32)?;
+    let mut engines: Vec<Box<dyn Teacher>> = Vec::new();
+    for &kind in caches {
+        let name = match kind {
+            KvType::F16 => "Engram".to_owned(),
+            _ => format!("Engram, {} KV cache", kind.name()),
+        };
+        engines.push(Box::new(Engram::new(&name, load(WeightForm::Packed)?, cut.chunk, kind)?));
+    }
+    let peer_name = peer.as_ref().map_or(String::new(), |(_, name)| name.clone());
     if let Some((path, name)) = peer {
         let source: Box<dyn Read> = if path == Path::new("-") {
             Box::new(std::io::stdin().lock())
@@ -161,7 +178,7 @@ fn compare(
         agreement::run(ids, cut, &mut truth, &mut engines, |done| eprintln!("{done} of {} tokens", ids.len()))?;
 
     println!("{model}: {} tokens in chunks of {}\n\n{}", ids.len(), cut.chunk, result.to_table());
-    let verdicts = result.verdicts();
+    let verdicts = result.verdicts(&peer_name);
     for (good, text) in &verdicts {
         println!("{} {text}", if *good { "ok:  " } else { "FAIL:" });
     }

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::AttentionError;
+use super::int8::{self, int8_row_len};
 use crate::disjoint::{Disjoint, over_rows};
 use crate::dispatch::isa;
 use crate::lanes::{LANES, Lanes, lanes_entry};
@@ -24,9 +25,14 @@ pub struct KvShape {
 impl KvShape {
     /// Values of K, the same of V. Errors: [`AttentionError::Cache`].
     pub fn values(&self) -> Result<usize, AttentionError> {
-        [self.kv_heads, self.block_size, self.head_dim]
+        self.stored(self.head_dim)
+    }
+
+    /// Elements of K where a row of a head has `row_len` of them.
+    pub(super) fn stored(&self, row_len: usize) -> Result<usize, AttentionError> {
+        [self.kv_heads, self.block_size, row_len]
             .iter()
-            .try_fold(self.num_blocks, |n, &d| n.checked_mul(d).filter(|_| d > 0))
+            .try_fold(self.num_blocks, |n, &d| n.checked_mul(d).filter(|_| d > 0 && self.head_dim > 0))
             .ok_or(AttentionError::Cache {
                 num_blocks: self.num_blocks,
                 kv_heads: self.kv_heads,
@@ -35,10 +41,10 @@ impl KvShape {
             })
     }
 
-    /// Where the row of a token begins: `block * block_size + offset` is its slot.
+    /// Number of the row of a token and head: `block * block_size + offset` is the token's slot.
     #[inline(always)]
     pub(super) fn row(&self, block: usize, kv_head: usize, offset: usize) -> usize {
-        ((block * self.kv_heads + kv_head) * self.block_size + offset) * self.head_dim
+        (block * self.kv_heads + kv_head) * self.block_size + offset
     }
 }
 
@@ -51,6 +57,8 @@ pub enum KvSlice<'a> {
     F16(&'a [f16]),
     /// 2 bytes a value, 8 bits of precision.
     BF16(&'a [bf16]),
+    /// A byte a value and four a row: codes from -127 to 127 of the row's largest, in rows of [`int8_row_len`] bytes.
+    Int8(&'a [u8]),
 }
 
 impl KvSlice<'_> {
@@ -59,6 +67,15 @@ impl KvSlice<'_> {
             KvSlice::F32(x) => x.len(),
             KvSlice::F16(x) => x.len(),
             KvSlice::BF16(x) => x.len(),
+            KvSlice::Int8(x) => x.len(),
+        }
+    }
+
+    /// Elements of a row of a head.
+    pub(super) fn row_len(&self, head_dim: usize) -> usize {
+        match self {
+            KvSlice::Int8(_) => int8_row_len(head_dim),
+            KvSlice::F32(_) | KvSlice::F16(_) | KvSlice::BF16(_) => head_dim,
         }
     }
 }
@@ -72,6 +89,20 @@ pub enum KvSliceMut<'a> {
     F16(&'a mut [f16]),
     /// See [`KvSlice::BF16`].
     BF16(&'a mut [bf16]),
+    /// See [`KvSlice::Int8`].
+    Int8(&'a mut [u8]),
+}
+
+impl KvSliceMut<'_> {
+    /// The same, read.
+    fn read(&self) -> KvSlice<'_> {
+        match self {
+            KvSliceMut::F32(x) => KvSlice::F32(x),
+            KvSliceMut::F16(x) => KvSlice::F16(x),
+            KvSliceMut::BF16(x) => KvSlice::BF16(x),
+            KvSliceMut::Int8(x) => KvSlice::Int8(x),
+        }
+    }
 }
 
 /// K and V of one layer.
@@ -88,19 +119,15 @@ pub struct PagedKv<'a> {
 /// Writes one row a token and head: K or V of a step, at `slots[token] = block * block_size + offset`.
 ///
 /// x rows of `[kv_heads, head_dim]`, one a token; cache of `shape`. f16 rounds to nearest even and holds at +-65504 instead of
-/// turning infinite. Where two tokens have one slot the later one stays.
+/// turning infinite; so does int8, in codes of the row's largest, where a NaN makes its row NaN throughout and no other.
+/// Where two tokens have one slot the later one stays.
 /// Errors, before anything is written: [`AttentionError::Length`], [`AttentionError::Slot`], [`AttentionError::Cache`].
 pub fn write_kv(x: Rows<'_>, slots: &[u32], shape: KvShape, cache: KvSliceMut<'_>) -> Result<(), AttentionError> {
     let length = |what, expected, actual| {
         if expected == actual { Ok(()) } else { Err(AttentionError::Length { what, expected, actual }) }
     };
-    let values = shape.values()?;
-    let held = match &cache {
-        KvSliceMut::F32(c) => c.len(),
-        KvSliceMut::F16(c) => c.len(),
-        KvSliceMut::BF16(c) => c.len(),
-    };
-    length("KV cache", values, held)?;
+    let (row_len, held) = (cache.read().row_len(shape.head_dim), cache.read().len());
+    length("KV cache", shape.stored(row_len)?, held)?;
     let row = shape.kv_heads * shape.head_dim;
     length("tokens of K or V", slots.len(), x.count)?;
     if !x.hold(row) {
@@ -111,21 +138,24 @@ pub fn write_kv(x: Rows<'_>, slots: &[u32], shape: KvShape, cache: KvSliceMut<'_
         return Err(AttentionError::Slot { token, slot, slots: capacity });
     }
     match cache {
-        KvSliceMut::F32(cache) => each_row(x, slots, shape, cache, |row, to| to.copy_from_slice(row)),
-        KvSliceMut::F16(cache) => each_row(x, slots, shape, cache, |row, to| run_to_f16(isa(), row, to)),
-        KvSliceMut::BF16(cache) => each_row(x, slots, shape, cache, |row, to| {
+        KvSliceMut::F32(cache) => each_row(x, slots, shape, (cache, row_len), |row, to| to.copy_from_slice(row)),
+        KvSliceMut::F16(cache) => each_row(x, slots, shape, (cache, row_len), |row, to| run_to_f16(isa(), row, to)),
+        KvSliceMut::BF16(cache) => each_row(x, slots, shape, (cache, row_len), |row, to| {
             to.iter_mut().zip(row).for_each(|(to, &from)| *to = bf16::from_f32(from));
         }),
+        KvSliceMut::Int8(cache) => {
+            each_row(x, slots, shape, (cache, row_len), |row, to| int8::quantize(isa(), row, to));
+        }
     }
     Ok(())
 }
 
-/// Writes each head of each token to its place in the cache; heads are shared out over the pool, tokens keep their order.
+/// Writes each head of each token to its row of `row_len` elements in the cache; heads are shared out over the pool, tokens keep their order.
 fn each_row<T: Send>(
     x: Rows<'_>,
     slots: &[u32],
     shape: KvShape,
-    cache: &mut [T],
+    (cache, row_len): (&mut [T], usize),
     write: impl Fn(&[f32], &mut [T]) + Sync,
 ) {
     let head_dim = shape.head_dim;
@@ -135,9 +165,9 @@ fn each_row<T: Send>(
             let row = x.row(token, shape.kv_heads * head_dim);
             let (block, offset) = (slot as usize / shape.block_size, slot as usize % shape.block_size);
             for head in heads.clone() {
-                let at = shape.row(block, head, offset);
+                let at = shape.row(block, head, offset) * row_len;
                 // SAFETY: no place belongs to two heads, and a head is one task's.
-                let to = unsafe { cache.part(at..at + head_dim) };
+                let to = unsafe { cache.part(at..at + row_len) };
                 write(&row[head * head_dim..][..head_dim], to);
             }
         }

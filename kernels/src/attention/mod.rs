@@ -12,6 +12,7 @@
 
 mod error;
 mod full;
+mod int8;
 mod kv;
 mod micro;
 mod panel;
@@ -24,6 +25,8 @@ use std::cell::{Cell, RefCell};
 
 pub use error::AttentionError;
 pub use full::FullAttention;
+pub(crate) use int8::int8_head_dim;
+pub use int8::int8_row_len;
 pub use kv::{KvShape, KvSlice, KvSliceMut, PagedKv, write_kv};
 pub(crate) use plan::visible;
 use tile::{Call, Scratch};
@@ -92,7 +95,7 @@ fn checked<'a>(
     params: &AttentionParams,
     out_len: usize,
 ) -> Result<Call<'a>, AttentionError> {
-    let values = kv.shape.values()?;
+    let stored = |slice: &KvSlice<'_>| kv.shape.stored(slice.row_len(kv.shape.head_dim));
     let row = heads * kv.shape.head_dim;
     check(q.count, heads, kv.shape, spans, params)?;
     if !q.hold(row) {
@@ -100,8 +103,8 @@ fn checked<'a>(
         return Err(AttentionError::Length { what: "attention queries", expected, actual: q.values.len() });
     }
     for (what, expected, actual) in [
-        ("keys of the cache", values, kv.k.len()),
-        ("values of the cache", values, kv.v.len()),
+        ("keys of the cache", stored(&kv.k)?, kv.k.len()),
+        ("values of the cache", stored(&kv.v)?, kv.v.len()),
         ("attention output", q.count * row, out_len),
     ] {
         if expected != actual {

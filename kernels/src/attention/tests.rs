@@ -16,11 +16,27 @@ impl Draw {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     F32,
     F16,
     BF16,
+    Int8,
+}
+
+/// The bytes of an int8 cache that holds these rows.
+fn int8_cache(x: &[f32], head_dim: usize) -> Vec<u8> {
+    let mut bytes = vec![0; x.len() / head_dim * int8_row_len(head_dim)];
+    for (row, to) in x.chunks_exact(head_dim).zip(bytes.chunks_exact_mut(int8_row_len(head_dim))) {
+        int8::quantize(Isa::Scalar, row, to);
+    }
+    bytes
+}
+
+/// The values of such a cache.
+fn int8_values(bytes: &[u8], head_dim: usize) -> Vec<f32> {
+    let rows = bytes.len() / int8_row_len(head_dim);
+    (0..rows * head_dim).map(|i| int8::Int8Row::of(bytes, i / head_dim, head_dim).value(i % head_dim)).collect()
 }
 
 /// A cache full of numbers (also where no sequence wrote), and queries for spans of it.
@@ -76,11 +92,14 @@ impl Case {
         let mut out = vec![f32::NAN; self.q.len()];
         let halves = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
         let brains = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+        let codes = |x: &[f32]| int8_cache(x, self.shape.head_dim);
         let (hk, hv, bk, bv) = (halves(&self.k), halves(&self.v), brains(&self.k), brains(&self.v));
+        let (ck, cv) = (codes(&self.k), codes(&self.v));
         let (k, v) = match kind {
             Kind::F32 => (KvSlice::F32(&self.k), KvSlice::F32(&self.v)),
             Kind::F16 => (KvSlice::F16(&hk), KvSlice::F16(&hv)),
             Kind::BF16 => (KvSlice::BF16(&bk), KvSlice::BF16(&bv)),
+            Kind::Int8 => (KvSlice::Int8(&ck), KvSlice::Int8(&cv)),
         };
         let kv = PagedKv { k, v, shape: self.shape };
         let call = checked(
@@ -98,14 +117,16 @@ impl Case {
 
     /// The textbook, in f64.
     fn expected(&self, kind: Kind) -> Vec<f64> {
-        let held = |x: &f32| match kind {
-            Kind::F32 => f64::from(*x),
-            Kind::F16 => f64::from(f16::from_f32(*x).to_f32()),
-            Kind::BF16 => f64::from(bf16::from_f32(*x).to_f32()),
-        };
-        let k: Vec<f64> = self.k.iter().map(held).collect();
-        let v: Vec<f64> = self.v.iter().map(held).collect();
         let (head_dim, group) = (self.shape.head_dim, self.heads / self.shape.kv_heads);
+        let held = |x: &[f32]| -> Vec<f64> {
+            match kind {
+                Kind::F32 => x.iter().map(|&x| f64::from(x)).collect(),
+                Kind::F16 => x.iter().map(|&x| f64::from(f16::from_f32(x).to_f32())).collect(),
+                Kind::BF16 => x.iter().map(|&x| f64::from(bf16::from_f32(x).to_f32())).collect(),
+                Kind::Int8 => int8_values(&int8_cache(x, head_dim), head_dim).into_iter().map(f64::from).collect(),
+            }
+        };
+        let (k, v) = (held(&self.k), held(&self.v));
         let mut out = vec![0f64; self.q.len()];
         for span in &self.spans {
             for i in 0..span.query_len {
@@ -114,7 +135,7 @@ impl Case {
                     let at = ((span.query_start + i) * self.heads + head) * head_dim;
                     let row = |key: usize| {
                         let block = span.block_table[key / self.shape.block_size] as usize;
-                        self.shape.row(block, head / group, key % self.shape.block_size)
+                        self.shape.row(block, head / group, key % self.shape.block_size) * head_dim
                     };
                     let score = |key: usize| -> f64 {
                         let keys = &k[row(key)..][..head_dim];
@@ -148,7 +169,7 @@ fn answers_are_those_of_the_textbook() {
     for shape in SHAPES {
         for (block_size, window) in [(16, None), (16, Some(50)), (7, Some(1)), (32, Some(600))] {
             let case = Case::new(shape, block_size, window, &LENS);
-            for kind in [Kind::F16, Kind::F32, Kind::BF16] {
+            for kind in [Kind::F16, Kind::Int8, Kind::F32, Kind::BF16] {
                 let expected = case.expected(kind);
                 let got = case.run(kind, Isa::best(), &pool);
                 for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
@@ -157,7 +178,7 @@ fn answers_are_those_of_the_textbook() {
                         "{shape:?} block {block_size} window {window:?} value {i}: {g} {e}"
                     );
                 }
-                if shape.0 * shape.2 > 1000 {
+                if shape.0 * shape.2 > 1000 && matches!(kind, Kind::Int8) {
                     break;
                 }
             }
@@ -168,12 +189,14 @@ fn answers_are_those_of_the_textbook() {
 #[test]
 fn bits_do_not_depend_on_isa_or_threads() {
     let (one, four) = (Pool::new(1), Pool::new(4));
-    for shape in [(9, 3, 64), (14, 2, 64), (4, 1, 20), (2, 1, 80)] {
+    for shape in [(9, 3, 64), (14, 2, 64), (4, 1, 20), (2, 1, 80), (6, 2, 11)] {
         let case = Case::new(shape, 16, Some(700), &LENS);
-        let reference = case.run(Kind::F16, Isa::best(), &one);
-        assert!(reference == case.run(Kind::F16, Isa::best(), &four), "{shape:?} threads");
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
-            assert!(reference == case.run(Kind::F16, isa, &four), "{shape:?} {}", isa.name());
+        for kind in [Kind::F16, Kind::Int8] {
+            let reference = case.run(kind, Isa::best(), &one);
+            assert!(reference == case.run(kind, Isa::best(), &four), "{shape:?} {kind:?} threads");
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+                assert!(reference == case.run(kind, isa, &four), "{shape:?} {kind:?} {}", isa.name());
+            }
         }
     }
 }
@@ -181,10 +204,17 @@ fn bits_do_not_depend_on_isa_or_threads() {
 #[test]
 fn chunks_and_single_tokens_give_the_bits_of_the_whole() {
     let pool = Pool::new(3);
-    for (shape, window) in [((14, 2, 64), None), ((9, 3, 64), Some(100)), ((4, 4, 24), None), ((8, 1, 64), Some(520))] {
+    for (kind, shape, window) in [
+        (Kind::F16, (14, 2, 64), None),
+        (Kind::F16, (9, 3, 64), Some(100)),
+        (Kind::F16, (4, 4, 24), None),
+        (Kind::F16, (8, 1, 64), Some(520)),
+        (Kind::Int8, (14, 2, 64), None),
+        (Kind::Int8, (6, 2, 13), Some(520)),
+    ] {
         let len = 1100;
         let case = Case::new(shape, 16, window, &[(len, len)]);
-        let whole = case.run(Kind::F16, Isa::best(), &pool);
+        let whole = case.run(kind, Isa::best(), &pool);
         let row = case.heads * case.shape.head_dim;
         for chunk in [1, 2, 3, 17, 64, 511, 512, 700] {
             // All chunks at once, as spans of one batch that share the sequence's blocks.
@@ -202,13 +232,13 @@ fn chunks_and_single_tokens_give_the_bits_of_the_whole() {
                     }
                 })
                 .collect();
-            assert!(chunked.run(Kind::F16, Isa::best(), &pool) == whole, "{shape:?} in chunks of {chunk}");
+            assert!(chunked.run(kind, Isa::best(), &pool) == whole, "{shape:?} in chunks of {chunk}");
             // And one decode alone, whose context then splits over the threads.
             let last = chunked.spans.len() - 1;
             let mut alone = Case::new(shape, 16, window, &[(len, len)]);
             alone.spans = vec![chunked.spans.swap_remove(last)];
             let at = alone.spans[0].query_start * row;
-            let got = alone.run(Kind::F16, Isa::best(), &pool);
+            let got = alone.run(kind, Isa::best(), &pool);
             assert!(got[at..] == whole[at..], "{shape:?} last chunk of {chunk} alone");
         }
     }
@@ -223,8 +253,45 @@ fn large_numbers_stay_finite() {
         case.v.iter_mut().for_each(|x| *x *= 60_000.0);
         case.q.iter_mut().for_each(|x| *x *= scale / 3.0);
         case.q[..64].fill(0.0);
-        let out = case.run(Kind::F16, Isa::best(), &pool);
-        assert!(out.iter().all(|x| x.is_finite()), "queries of {scale}");
+        for kind in [Kind::F16, Kind::Int8] {
+            let out = case.run(kind, Isa::best(), &pool);
+            assert!(out.iter().all(|x| x.is_finite()), "{kind:?}, queries of {scale}");
+        }
+    }
+}
+
+/// Keys and values are off by half a step at most, 1/254 of their row's largest; scores then by a few hundredths.
+#[test]
+fn an_int8_cache_answers_nearly_as_one_of_f32() {
+    let pool = Pool::new(2);
+    for shape in SHAPES {
+        let case = Case::new(shape, 16, Some(600), &LENS);
+        let (exact, int8) = (case.run(Kind::F32, Isa::best(), &pool), case.run(Kind::Int8, Isa::best(), &pool));
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let off: f64 = exact.iter().zip(&int8).map(|(a, b)| square(a - b)).sum();
+        let all: f64 = exact.iter().map(|&a| square(a)).sum();
+        assert!((off / all).sqrt() < 0.01, "{shape:?}: {}", (off / all).sqrt());
+        let worst = exact.iter().zip(&int8).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst < 0.03, "{shape:?}: {worst}");
+    }
+}
+
+#[test]
+fn a_row_that_is_no_number_reaches_only_who_sees_it() {
+    let pool = Pool::new(2);
+    let sound = Case::new((4, 2, 20), 16, None, &[(5, 5), (3, 70)]);
+    let expected = sound.run(Kind::Int8, Isa::best(), &pool);
+    let mut case = Case::new((4, 2, 20), 16, None, &[(5, 5), (3, 70)]);
+    // The value at position 3 of the first sequence, kv head 1: query heads 2 and 3 of positions 3 and 4 see it.
+    let at = case.shape.row(case.spans[0].block_table[0] as usize, 1, 3) * 20;
+    case.v[at + 7] = f32::NAN;
+    let got = case.run(Kind::Int8, Isa::best(), &pool);
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let (token, head) = (i / 80, i / 20 % 4);
+        match (token == 3 || token == 4) && head >= 2 {
+            true => assert!(got.is_nan(), "token {token} head {head}"),
+            false => assert!(got == expected, "token {token} head {head}: {got} {expected}"),
+        }
     }
 }
 
@@ -278,15 +345,18 @@ fn rows_land_in_their_slots_and_nowhere_else() {
     let len = shape.values().unwrap();
     let (mut full, mut half, mut brain) =
         (vec![7f32; len], vec![f16::from_f32(7.0); len], vec![bf16::from_f32(7.0); len]);
+    let mut codes = int8_cache(&full, 11);
     write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F32(&mut full)).unwrap();
     write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F16(&mut half)).unwrap();
     write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::BF16(&mut brain)).unwrap();
+    write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::Int8(&mut codes)).unwrap();
+    let (from_codes, rows) = (int8_values(&codes, 11), int8_values(&int8_cache(&x, 11), 11));
     for (block, head, offset, d) in (0..3)
         .flat_map(|b| (0..2).map(move |h| (b, h)))
         .flat_map(|(b, h)| (0..4).map(move |o| (b, h, o)))
         .flat_map(|(b, h, o)| (0..11).map(move |d| (b, h, o, d)))
     {
-        let at = shape.row(block, head, offset) + d;
+        let at = shape.row(block, head, offset) * 11 + d;
         let slot = (block * 4 + offset) as u32;
         let from = slots.iter().position(|&s| s == slot);
         let expected = from.map_or(7.0, |token| x[(token * 2 + head) * 11 + d]);
@@ -295,9 +365,12 @@ fn rows_land_in_their_slots_and_nowhere_else() {
         assert!(same(brain[at].to_f32(), bf16::from_f32(expected).to_f32()));
         let held = f16::from_f32(expected.clamp(-65504.0, 65504.0)).to_f32();
         assert!(same(half[at].to_f32(), held), "{} {held}", half[at]);
+        let coded = from.map_or(7.0, |token| rows[(token * 2 + head) * 11 + d]);
+        assert!(same(from_codes[at], coded), "{} {coded}", from_codes[at]);
     }
     let error = write_kv(Rows::dense(&x, 22), &[0, 12, 1], shape, KvSliceMut::F32(&mut full)).unwrap_err();
     assert_eq!(error.to_string(), "token 1: slot 12 of a cache of 12");
     assert!(write_kv(Rows::dense(&x, 22), &[0], shape, KvSliceMut::F32(&mut full)).is_err());
     assert!(write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::F32(&mut full[1..])).is_err());
+    assert!(write_kv(Rows::dense(&x, 22), &slots, shape, KvSliceMut::Int8(&mut codes[1..])).is_err());
 }

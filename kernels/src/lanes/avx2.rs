@@ -53,6 +53,12 @@ macro_rules! ymm_lanes {
             }
 
             #[inline(always)]
+            unsafe fn load_i8(src: *const i8) -> Self {
+                // SAFETY: see the type; the caller has eight values there, 8 bytes.
+                Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(src.cast()))) })
+            }
+
+            #[inline(always)]
             unsafe fn store(self, dst: *mut f32) {
                 // SAFETY: see the type; the caller has room for eight values there.
                 unsafe { _mm256_storeu_ps(dst, self.0) }
@@ -64,6 +70,16 @@ macro_rules! ymm_lanes {
                 unsafe {
                     let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
                     _mm_storeu_si128(dst.cast(), halves)
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn store_i8(self, dst: *mut i8) {
+                // SAFETY: see the type; the caller has room for eight values there, 8 bytes.
+                unsafe {
+                    let wide = _mm256_cvtps_epi32(self.0);
+                    let words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+                    _mm_storel_epi64(dst.cast(), _mm_packs_epi16(words, words))
                 }
             }
 

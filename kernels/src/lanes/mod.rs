@@ -79,6 +79,9 @@ pub(crate) trait Lanes: Copy {
     /// Eight values can be read at `src`.
     unsafe fn load_bf16(src: *const bf16) -> Self;
     /// # Safety
+    /// Eight values can be read at `src`.
+    unsafe fn load_i8(src: *const i8) -> Self;
+    /// # Safety
     /// Eight values can be written at `dst`.
     unsafe fn store(self, dst: *mut f32);
     /// Rounds to nearest even, as the processor does.
@@ -86,6 +89,11 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// Eight values can be written at `dst`.
     unsafe fn store_f16(self, dst: *mut f16);
+    /// Whole numbers from -128 to 127; of others the bits mean nothing.
+    ///
+    /// # Safety
+    /// Eight values can be written at `dst`.
+    unsafe fn store_i8(self, dst: *mut i8);
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
@@ -274,6 +282,15 @@ mod tests {
         let brains = b.to_array().map(bf16::from_f32);
         // SAFETY: the array has eight values.
         out.extend(unsafe { L::load_bf16(brains.as_ptr()) }.to_array());
+        let mut codes = [0i8; LANES];
+        let bound = |x: L| L::splat(-128.0).max(L::splat(127.0).min(x.round()));
+        // SAFETY: the array has eight values.
+        let again = unsafe {
+            bound(b).store_i8(codes.as_mut_ptr());
+            L::load_i8(codes.as_ptr())
+        };
+        out.extend(bound(b).to_array());
+        out.extend(again.to_array());
     }
 
     lanes_entry! {

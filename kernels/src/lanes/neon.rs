@@ -81,6 +81,15 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(src: *const i8) -> Self {
+        // SAFETY: see the type; the caller has eight values there, 8 bytes.
+        unsafe {
+            let words = vmovl_s8(vld1_s8(src));
+            Self(vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, dst: *mut f32) {
         // SAFETY: see the type; the caller has room for eight values there.
         unsafe {
@@ -102,6 +111,15 @@ impl Lanes for Neon {
                 options(pure, nomem, nostack, preserves_flags)
             );
             vst1q_u16(dst.cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, dst: *mut i8) {
+        // SAFETY: see the type; the caller has room for eight values there, 8 bytes.
+        unsafe {
+            let words = vcombine_s16(vqmovn_s32(vcvtq_s32_f32(self.0)), vqmovn_s32(vcvtq_s32_f32(self.1)));
+            vst1_s8(dst, vqmovn_s16(words));
         }
     }
 

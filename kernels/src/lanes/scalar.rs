@@ -42,6 +42,12 @@ impl Lanes for Scalar8 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(src: *const i8) -> Self {
+        // SAFETY: as in `load`.
+        Self(unsafe { src.cast::<[i8; LANES]>().read() }.map(f32::from))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, dst: *mut f32) {
         // SAFETY: the caller has room for eight values there.
         unsafe { dst.cast::<[f32; LANES]>().write_unaligned(self.0) }
@@ -51,6 +57,12 @@ impl Lanes for Scalar8 {
     unsafe fn store_f16(self, dst: *mut f16) {
         // SAFETY: the caller has room for eight values there.
         unsafe { dst.cast::<[f16; LANES]>().write_unaligned(self.0.map(f16::from_f32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, dst: *mut i8) {
+        // SAFETY: the caller has room for eight values there.
+        unsafe { dst.cast::<[i8; LANES]>().write(self.0.map(|x| x as i8)) }
     }
 
     #[inline(always)]

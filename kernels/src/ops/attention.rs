@@ -1,8 +1,9 @@
 //! Attention over the paged KV cache.
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::kv::kv_shape;
+use super::kv::{check_plain, kv_shape};
 use super::storage::{cache, rows, unwritten};
 use super::{AttentionParams, Path, SequenceSpan};
 use crate::attention::{self as kernel, PagedKv};
@@ -33,7 +34,8 @@ impl CustomOp3 for PagedAttention<'_> {
         let _running = running(Kernel::Attention);
         let (_, heads, _) = ql.shape().dims3()?;
         let q = rows(q, ql, self.name())?;
-        let kv = PagedKv { k: cache(k, kl, self.name())?, v: cache(v, vl, self.name())?, shape: kv_shape(kl)? };
+        let shape = kv_shape(kl, k.dtype())?;
+        let kv = PagedKv { k: cache(k, kl, self.name())?, v: cache(v, vl, self.name())?, shape };
         let mut out = unwritten(ql.shape().elem_count());
         kernel::paged_attention(q, heads, kv, self.spans, self.params, &mut out).map_err(candle_core::Error::wrap)?;
         Ok((CpuStorage::F32(out), ql.shape().clone()))
@@ -42,7 +44,7 @@ impl CustomOp3 for PagedAttention<'_> {
 
 /// Causal attention of a batch's queries over the cached contexts of their sequences.
 ///
-/// q `[tokens, heads, head_dim]` f32, perhaps a view of wider rows; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous; gives
+/// q `[tokens, heads, head_dim]` f32, perhaps a view of wider rows; caches `[num_blocks, kv_heads, block_size, row]` as [`super::KvType`] says, contiguous; gives
 /// `[tokens, heads, head_dim]`, zeros for rows in no span. Errors: [`kernel::AttentionError`], shapes that do not fit.
 /// See [`kernel::paged_attention`].
 pub fn paged_attention(
@@ -54,13 +56,15 @@ pub fn paged_attention(
     params: &AttentionParams,
 ) -> Result<Tensor> {
     let (tokens, heads, head_dim) = q.dims3()?;
-    if k_cache.dims4()?.3 != head_dim || k_cache.shape() != v_cache.shape() {
+    let shape = kv_shape(k_cache.layout(), k_cache.dtype())?;
+    if shape.head_dim != head_dim || k_cache.shape() != v_cache.shape() {
         bail!("paged-attention: queries {:?} over keys {:?} and values {:?}", q.dims(), k_cache.dims(), v_cache.dims())
     }
     if path == Path::Kernels {
         return q.apply_op3_no_bwd(k_cache, v_cache, &PagedAttention { spans, params });
     }
-    kernel::check(tokens, heads, kv_shape(k_cache.layout())?, spans, params).map_err(candle_core::Error::wrap)?;
+    check_plain(k_cache, "paged-attention")?;
+    kernel::check(tokens, heads, shape, spans, params).map_err(candle_core::Error::wrap)?;
     let out = Tensor::zeros(q.shape(), DType::F32, q.device())?;
     for span in spans.iter().filter(|span| span.query_len > 0) {
         let (k, v) = (gather(k_cache, span)?, gather(v_cache, span)?);

@@ -1,19 +1,34 @@
 //! Writes to the paged KV cache.
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use half::f16;
 
 use super::Path;
 use super::storage::{cache_mut, rows};
-use crate::attention::{self as kernel, KvShape};
+use crate::attention::{self as kernel, KvShape, int8_head_dim};
 use crate::profile::{Kernel, running};
 
 /// Slots in a row from which a copy of their own pays on an accelerator, against one scatter of all.
 const RUN: usize = 4;
 
-pub(super) fn kv_shape(layout: &Layout) -> Result<KvShape> {
-    let (num_blocks, kv_heads, block_size, head_dim) = layout.shape().dims4()?;
+/// Shape of the cache that a tensor is: its last axis is a row of a head, of bytes where they are an int8 cache.
+pub(super) fn kv_shape(layout: &Layout, dtype: DType) -> Result<KvShape> {
+    let (num_blocks, kv_heads, block_size, row_len) = layout.shape().dims4()?;
+    let head_dim = match dtype {
+        DType::U8 => int8_head_dim(row_len),
+        _ => Some(row_len),
+    };
+    let Some(head_dim) = head_dim else { bail!("rows of {row_len} bytes hold no values of an int8 KV cache") };
     Ok(KvShape { num_blocks, kv_heads, block_size, head_dim })
+}
+
+/// Refuses the cache that candle's own operations cannot read.
+pub(super) fn check_plain(cache: &Tensor, op: &str) -> Result<()> {
+    if cache.dtype() == DType::U8 {
+        bail!("{op}: an int8 KV cache needs the CPU's kernels and packed weights; take f16 or f32 here")
+    }
+    Ok(())
 }
 
 struct WriteKv<'a> {
@@ -27,16 +42,16 @@ impl InplaceOp2 for WriteKv<'_> {
 
     fn cpu_fwd(&self, target: &mut CpuStorage, tl: &Layout, x: &CpuStorage, xl: &Layout) -> Result<()> {
         let _running = running(Kernel::KvWrite);
-        let shape = kv_shape(tl)?;
+        let shape = kv_shape(tl, target.dtype())?;
         let x = rows(x, xl, "write-kv")?;
         kernel::write_kv(x, self.slots, shape, cache_mut(target, tl, "write-kv")?).map_err(candle_core::Error::wrap)
     }
 }
 
-/// Writes K and V of a step into the cache, in place; f16 caches hold at +-65504 instead of turning infinite.
+/// Writes K and V of a step into the cache, in place; f16 and int8 caches hold at +-65504 instead of turning infinite.
 ///
-/// k, v `[tokens, kv_heads, head_dim]` f32, perhaps views of wider rows; caches `[num_blocks, kv_heads, block_size, head_dim]`, contiguous, on the
-/// same device; token i goes to slot `slot_mapping[i] = block * block_size + offset`, all slots different.
+/// k, v `[tokens, kv_heads, head_dim]` f32, perhaps views of wider rows; caches `[num_blocks, kv_heads, block_size, row]` as [`super::KvType`]
+/// says, contiguous, on the same device; token i goes to slot `slot_mapping[i] = block * block_size + offset`, all slots different.
 ///
 /// Sound though the caches are taken by `&`: candle holds the storage's write lock meanwhile, and the engine's thread
 /// owns the caches and runs one pass at a time, so nobody waits for that lock or reads half a write.
@@ -49,7 +64,7 @@ pub fn write_kv(
     slot_mapping: &[u32],
 ) -> Result<()> {
     for (x, target) in [(k, k_cache), (v, v_cache)] {
-        let (num_blocks, kv_heads, block_size, head_dim) = target.dims4()?;
+        let KvShape { num_blocks, kv_heads, block_size, head_dim } = kv_shape(target.layout(), target.dtype())?;
         let expected = (slot_mapping.len(), kv_heads, head_dim);
         if x.dims3()? != expected {
             bail!("write-kv: {} slots of the cache take {expected:?}, got {:?}", slot_mapping.len(), x.dims())
@@ -73,6 +88,7 @@ pub fn write_kv(
 
 /// In candle's ops: runs of slots within a block are copied (a prefill), the others scattered at once (decodes).
 fn plain_write(x: &Tensor, target: &Tensor, slots: &[u32]) -> Result<()> {
+    check_plain(target, "write-kv")?;
     let x = match target.dtype() {
         DType::F16 => x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())?,
         _ => x.clone(),

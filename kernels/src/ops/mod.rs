@@ -6,6 +6,7 @@
 
 mod attention;
 mod kv;
+mod kv_type;
 mod linear;
 pub mod pass;
 mod pointwise;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use attention::{full_attention, paged_attention};
 pub use kv::write_kv;
+pub use kv_type::KvType;
 pub use linear::{LinearWeight, embedding, linear, select_rows, swiglu};
 pub use pointwise::{GeluForm, add_rms_norm, gelu, gelu_tanh, layer_norm, rms_norm, silu_mul};
 pub use rope::rope;

@@ -5,6 +5,7 @@
 
 use std::borrow::Borrow;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Error, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 
 use super::kv::kv_shape;
@@ -120,8 +121,9 @@ impl InplaceOp1 for WriteKv<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let shape = kv_shape(layout, storage.dtype())?;
         let cache = cache_mut(storage, layout, self.name())?;
-        kernel::write_kv(self.x, self.slots, kv_shape(layout)?, cache).map_err(Error::wrap)
+        kernel::write_kv(self.x, self.slots, shape, cache).map_err(Error::wrap)
     }
 }
 
@@ -150,6 +152,7 @@ pub fn paged_attention(
     if k_layout.shape() != v_layout.shape() {
         bail!("{op}: keys {:?} and values {:?}", k_layout.shape(), v_layout.shape())
     }
-    let kv = PagedKv { k: cache(k, k_layout, op)?, v: cache(v, v_layout, op)?, shape: kv_shape(k_layout)? };
+    let shape = kv_shape(k_layout, k.dtype())?;
+    let kv = PagedKv { k: cache(k, k_layout, op)?, v: cache(v, v_layout, op)?, shape };
     kernel::paged_attention(q, heads, kv, spans, params, out).map_err(Error::wrap)
 }

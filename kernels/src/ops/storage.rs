@@ -63,7 +63,8 @@ pub(super) fn cache<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> R
         CpuStorage::F32(values) => Ok(KvSlice::F32(&values[start..end])),
         CpuStorage::F16(values) => Ok(KvSlice::F16(&values[start..end])),
         CpuStorage::BF16(values) => Ok(KvSlice::BF16(&values[start..end])),
-        _ => bail!("{op}: a KV cache is f32, f16 or bf16"),
+        CpuStorage::U8(bytes) => Ok(KvSlice::Int8(&bytes[start..end])),
+        _ => bail!("{op}: a KV cache is f32, f16, bf16 or int8 (u8)"),
     }
 }
 
@@ -74,6 +75,7 @@ pub(super) fn cache_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, op: &s
         CpuStorage::F32(values) => Ok(KvSliceMut::F32(&mut values[start..end])),
         CpuStorage::F16(values) => Ok(KvSliceMut::F16(&mut values[start..end])),
         CpuStorage::BF16(values) => Ok(KvSliceMut::BF16(&mut values[start..end])),
-        _ => bail!("{op}: a KV cache is f32, f16 or bf16"),
+        CpuStorage::U8(bytes) => Ok(KvSliceMut::Int8(&mut bytes[start..end])),
+        _ => bail!("{op}: a KV cache is f32, f16, bf16 or int8 (u8)"),
     }
 }

@@ -119,12 +119,12 @@ fn rope_agrees_in_both_layouts_and_with_every_scaling() -> Result<()> {
 /// A cache and two ragged batches: prompts, then a chunk of one prompt beside decodes of the others.
 fn two_steps(
     path: Path,
-    dtype: DType,
+    kind: KvType,
     (heads, kv_heads, head_dim): (usize, usize, usize),
     block_size: usize,
     window: Option<usize>,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let cache = || Tensor::zeros((24, kv_heads, block_size, head_dim), dtype, &Device::Cpu);
+    let cache = || Tensor::zeros((24, kv_heads, block_size, kind.row_len(head_dim)), kind.dtype(), &Device::Cpu);
     let (k_cache, v_cache) = (cache()?, cache()?);
     let tables: [&[u32]; 3] = [&[20, 3, 7, 11], &[0, 23], &[5, 6, 2, 9, 10]];
     let mut lens = [0usize; 3];
@@ -156,16 +156,16 @@ fn two_steps(
 #[test]
 fn attention_and_cache_agree_over_ragged_batches() -> Result<()> {
     for shape in [(1, 1, 32), (3, 3, 64), (9, 3, 64), (14, 2, 64), (32, 8, 128), (4, 1, 80), (2, 2, 12)] {
-        for (dtype, block_size, window) in [
-            (DType::F16, 16, None),
-            (DType::F32, 16, Some(7)),
-            (DType::BF16, 16, Some(1)),
-            (DType::F16, 8, Some(1000)),
-            (DType::F32, 5, None),
+        for (kind, block_size, window) in [
+            (KvType::F16, 16, None),
+            (KvType::F32, 16, Some(7)),
+            (KvType::BF16, 16, Some(1)),
+            (KvType::F16, 8, Some(1000)),
+            (KvType::F32, 5, None),
         ] {
-            let what = format!("{shape:?} {dtype:?} block {block_size} window {window:?}");
-            let (kernels, k, v) = two_steps(Path::Kernels, dtype, shape, block_size, window)?;
-            let (plain, plain_k, plain_v) = two_steps(Path::Plain, dtype, shape, block_size, window)?;
+            let what = format!("{shape:?} {kind:?} block {block_size} window {window:?}");
+            let (kernels, k, v) = two_steps(Path::Kernels, kind, shape, block_size, window)?;
+            let (plain, plain_k, plain_v) = two_steps(Path::Plain, kind, shape, block_size, window)?;
             assert_eq!(values(&k), values(&plain_k), "keys, {what}");
             assert_eq!(values(&v), values(&plain_v), "values, {what}");
             close(&kernels, &plain, 1e-5, &what);
@@ -202,6 +202,29 @@ fn large_keys_hold_in_half_precision() -> Result<()> {
         assert!(values(&k_cache).iter().all(|x| x.abs() <= most));
         assert!(values(&v_cache).contains(&most));
     }
+    Ok(())
+}
+
+#[test]
+fn an_int8_cache_is_for_our_kernels() -> Result<()> {
+    let shape = (14, 2, 20);
+    let (int8, keys, _) = two_steps(Path::Kernels, KvType::Int8, shape, 16, None)?;
+    assert_eq!((keys.dtype(), keys.dims()), (DType::U8, &[24, 2, 16, 24][..]));
+    // Off by half a step of keys and values: see the kernel's own tests.
+    close(&int8, &two_steps(Path::Kernels, KvType::F32, shape, 16, None)?.0, 0.03, "int8 beside f32");
+    let error = two_steps(Path::Plain, KvType::Int8, shape, 16, None).unwrap_err().to_string();
+    assert!(error.contains("write-kv: an int8 KV cache needs the CPU's kernels"), "{error}");
+    let params = AttentionParams { scale: 1.0, window: None };
+    let error = paged_attention(Path::Plain, &draw(&[0, 14, 20], 0.0), &keys, &keys, &[], &params).unwrap_err();
+    assert!(error.to_string().contains("paged-attention: an int8 KV cache"), "{error}");
+    let short = Tensor::zeros((1, 1, 4, 4), DType::U8, &Device::Cpu)?;
+    let x = draw(&[1, 1, 4], 0.0);
+    let error = write_kv(Path::Kernels, &x, &x, &short, &short, &[0]).unwrap_err().to_string();
+    assert!(error.contains("rows of 4 bytes hold no values"), "{error}");
+    for kind in KvType::ALL {
+        assert_eq!(KvType::from_name(kind.name()), Some(kind));
+    }
+    assert_eq!((KvType::Int8.row_bytes(64), KvType::F16.row_bytes(64), KvType::from_name("q8")), (68, 128, None));
     Ok(())
 }
 

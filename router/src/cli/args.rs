@@ -102,7 +102,7 @@ pub struct EngineArgs {
     /// Budget of the KV cache [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     pub kv_memory: Option<String>,
-    /// What the KV cache holds: f16 or f32 [default: f16]
+    /// What the KV cache holds: f16, f32 or int8 [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub kv_dtype: Option<String>,
     /// Sequences that run at once [default: 64]

@@ -57,7 +57,7 @@ struct EngineBenchArgs {
     /// Tokens of a KV block [default: 16]
     #[arg(long, value_name = "N")]
     block_size: Option<String>,
-    /// What the KV cache holds: f16 or f32 [default: f16]
+    /// What the KV cache holds: f16, f32 or int8 [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_dtype: Option<String>,
     /// Worker threads of a step

@@ -133,7 +133,7 @@ pub static KEYS: &[Key] = &[
     ),
     key("engine.block_size", Kind::PowerOfTwo { min: 8, max: 256 }, "16", "tokens of a KV block"),
     key("engine.kv_memory", Kind::Size { min: 1 << 20, max: 1 << 44 }, "1GiB", "budget of the KV cache"),
-    key("engine.kv_dtype", Kind::Choice(&["f16", "f32"]), "f16", "what the KV cache holds"),
+    key("engine.kv_dtype", Kind::Choice(&["f16", "f32", "int8"]), "f16", "what the KV cache holds"),
     key("engine.queue_limit", Kind::Count { min: 1, max: 1 << 20 }, "256", "requests that may wait; past it: 429"),
     key("engine.prefix_cache", Kind::Flag, "true", "equal prompt prefixes are computed once"),
     key(
@@ -149,6 +149,7 @@ pub static KEYS: &[Key] = &[
         "",
         "worker threads of a step; unset: what the machine grants",
     ),
+    key("engine.pin_threads", Kind::Flag, "true", "bind each of them to a core, where they are as many as cores"),
     aliased(
         "log.level",
         "ENGRAM_LOG",

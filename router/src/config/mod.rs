@@ -33,6 +33,7 @@ pub use show::{show_json, show_text};
 pub use size::{format_size, human_size, parse_size};
 pub use value::{Device, LogFormat, Raw, Value};
 
+use engram_inference::KvType;
 use keys::Key;
 
 /// `[server]`: where it listens and whom it lets in.
@@ -86,8 +87,8 @@ pub struct EngineSettings {
     pub block_size: usize,
     /// Budget of the KV cache, bytes.
     pub kv_memory: u64,
-    /// The KV cache holds f32 instead of f16.
-    pub kv_f32: bool,
+    /// What the KV cache holds.
+    pub kv_dtype: KvType,
     /// Requests that may wait.
     pub queue_limit: usize,
     /// Equal prompt prefixes are computed once.
@@ -96,6 +97,8 @@ pub struct EngineSettings {
     pub max_model_len: Option<usize>,
     /// Worker threads of a step; `None`: what the machine (or its cgroup) grants.
     pub threads: Option<usize>,
+    /// Each is bound to a core, where they are as many as cores.
+    pub pin_threads: bool,
 }
 
 /// `[log]`: what is said, in which shape.
@@ -294,11 +297,12 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             max_itl: Some(get.number("engine.max_itl_ms")).filter(|ms| *ms > 0).map(Duration::from_millis),
             block_size: get.number("engine.block_size") as usize,
             kv_memory: get.number("engine.kv_memory"),
-            kv_f32: get.text("engine.kv_dtype") == "f32",
+            kv_dtype: KvType::from_name(&get.text("engine.kv_dtype")).unwrap_or(KvType::F16),
             queue_limit: get.number("engine.queue_limit") as usize,
             prefix_cache: get.flag("engine.prefix_cache"),
             max_model_len: get.optional_number("engine.max_model_len"),
             threads: get.optional_number("engine.threads"),
+            pin_threads: get.flag("engine.pin_threads"),
         },
         log: LogConfig {
             level: get.text("log.level"),

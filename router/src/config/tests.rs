@@ -69,7 +69,7 @@ fn broken_files_are_told_with_key_place_and_cure() {
         ("[model]\nname = \"\"", &["`model.name`: is empty"]),
         ("[engine]\nblock_size = 24", &["24 is not a power of two from 8 to 256"]),
         ("[engine]\nmax_num_seqs = 0", &["0 is not a whole number from 1 to 4096"]),
-        ("[engine]\nkv_dtype = \"fp8\"", &["\"fp8\" is not one of f16, f32"]),
+        ("[engine]\nkv_dtype = \"fp8\"", &["\"fp8\" is not one of f16, f32, int8"]),
         ("[engine]\nmax_batch_tokens = 8", &["8 is less than `engine.max_num_seqs` (64)"]),
         ("[engine]\nmax_itl_ms = 60001", &["60001 is not a whole number from 0 to 60000"]),
         ("[engine]\nmax_itl_ms = \"soon\"", &["`engine.max_itl_ms`: \"soon\" is not a whole number"]),
@@ -335,7 +335,18 @@ fn the_table_is_sound() {
     assert_eq!(defaults.engine.max_itl, Some(Duration::from_millis(200)));
     assert_eq!(defaults.engine.block_size, 16);
     assert_eq!(defaults.engine.kv_memory, 1 << 30);
-    assert!(!defaults.engine.kv_f32 && defaults.engine.prefix_cache);
+    assert!(defaults.engine.kv_dtype == KvType::F16 && defaults.engine.prefix_cache);
     assert_eq!(defaults.engine.queue_limit, 256);
     assert_eq!(defaults.log.level, "info");
+}
+
+#[test]
+fn the_kv_cache_holds_what_is_asked_for() {
+    for (name, kind) in [("f16", KvType::F16), ("f32", KvType::F32), ("int8", KvType::Int8)] {
+        let resolved = resolve_text(&format!("[engine]\nkv_dtype = \"{name}\""), &[]).unwrap();
+        assert_eq!(resolved.config.engine.kv_dtype, kind);
+        assert_eq!(show_json(&resolved.entries)["engine.kv_dtype"]["value"], name);
+        let flagged = resolve_text("", &[("ENGRAM_ENGINE_KV_DTYPE", name)]).unwrap();
+        assert_eq!(flagged.config.engine.kv_dtype, kind);
+    }
 }

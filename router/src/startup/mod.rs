@@ -127,7 +127,7 @@ pub fn engine_config(config: &Config) -> EngineConfig {
         max_itl: engine.max_itl,
         block_size: engine.block_size,
         kv_bytes: usize::try_from(engine.kv_memory).unwrap_or(usize::MAX),
-        kv_dtype: if engine.kv_f32 { candle_core::DType::F32 } else { candle_core::DType::F16 },
+        kv_dtype: engine.kv_dtype,
         queue_limit: engine.queue_limit,
         max_model_len: engine.max_model_len,
         prefix_cache: engine.prefix_cache,

@@ -47,7 +47,7 @@ impl Ready<'_> {
             blocks = capacity.num_blocks,
             block_size = self.config.engine.block_size,
             kv_tokens = capacity.kv_tokens,
-            kv_dtype = if self.config.engine.kv_f32 { "f32" } else { "f16" },
+            kv_dtype = self.config.engine.kv_dtype.name(),
             device = self.device,
             threads = self.machine.threads,
             isa = self.machine.isa,

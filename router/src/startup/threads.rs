@@ -14,6 +14,7 @@ const VARIABLE: &str = "ENGRAM_THREADS";
 /// same process id.
 pub fn use_threads(config: &Config) -> anyhow::Result<()> {
     engram_kernels::dispatch::checked_isa()?;
+    engram_kernels::pool::bind_threads(config.engine.pin_threads);
     let Some(threads) = config.engine.threads.map(|threads| threads.to_string()) else { return Ok(()) };
     if std::env::var(VARIABLE).is_ok_and(|set| set.trim() == threads) {
         return Ok(());
