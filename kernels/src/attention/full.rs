@@ -95,6 +95,7 @@ impl FullAttention<'_> {
         };
         same("tokens of the sequences", tokens, self.lengths.iter().sum())?;
         same("attention output", tokens * row, out_len)?;
+        same("distance of rows of keys", self.k.stride.next_multiple_of(self.head_dim), self.k.stride)?;
         same("slopes of the heads", self.heads, self.slopes.map_or(self.heads, <[f32]>::len))?;
         for (what, rows) in [("queries", self.q), ("keys", self.k), ("values", self.v)] {
             same(what, tokens, rows.count)?;
@@ -144,7 +145,8 @@ fn task_lanes<L: Lanes>(call: &FullAttention<'_>, task: &Task, scratch: &mut Scr
         let mut starts = [0usize; CHUNK];
         let starts = &mut starts[..CHUNK.min(task.len - first)];
         for (i, start) in starts.iter_mut().enumerate() {
-            *start = (task.first_row + first + i) * call.k.stride + at;
+            // A panel is gathered by numbers of rows of `head_dim`; rows of keys are whole numbers of them apart (`check`).
+            *start = ((task.first_row + first + i) * call.k.stride + at) / head_dim;
         }
         gather_keys::<L>(KvSlice::F32(call.k.values), starts, head_dim, panel);
         let columns = starts.len().next_multiple_of(LANES);

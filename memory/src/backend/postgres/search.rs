@@ -173,9 +173,7 @@ pub(super) fn lexical(
     let terms = sql.place(words, "bigint[]");
     sql.push("WITH everything AS (SELECT count(*)::float8 AS n, avg(length)::float8 AS mean FROM records WHERE ");
     sql.partition(partition);
-    sql.push(&format!(
-        "), weights AS (SELECT term, (SELECT count(*)::float8 FROM records WHERE terms @> ARRAY[term] AND "
-    ));
+    sql.push("), weights AS (SELECT term, (SELECT count(*)::float8 FROM records WHERE terms @> ARRAY[term] AND ");
     sql.partition(partition);
     sql.push(&format!(") AS df FROM unnest({terms}) AS term) SELECT id, score FROM (SELECT id, (SELECT sum("));
     sql.push(&format!(
