@@ -62,7 +62,8 @@ pub fn repair(dir: &Path) -> Result<Salvaged> {
     }
     let newest = generations(dir)?.last().copied().unwrap_or(0).max(current.generation);
     let fresh = (dir, newest + 1);
-    let (made, stands) = compact::copy(&tree, fresh, CACHE, channel().1, &AtomicBool::new(false))?.catch_up(logged.last)?;
+    let (made, stands) =
+        compact::copy(&tree, fresh, CACHE, channel().1, &AtomicBool::new(false))?.catch_up(logged.last)?;
     drop((made, tree, old));
     stands.write(dir)?;
     let damaged = set_aside(dir, &stands, logged.last)?;
@@ -191,7 +192,11 @@ fn set_aside(dir: &Path, fresh: &Current, last: u64) -> Result<PathBuf> {
     std::fs::create_dir_all(&damaged).map_err(io_fault("create", &damaged))?;
     let move_in = |path: PathBuf| -> std::result::Result<(), Fault> {
         let name = path.file_name().unwrap_or_default();
-        if path.exists() { std::fs::rename(&path, damaged.join(name)).map_err(io_fault("rename", &path)) } else { Ok(()) }
+        if path.exists() {
+            std::fs::rename(&path, damaged.join(name)).map_err(io_fault("rename", &path))
+        } else {
+            Ok(())
+        }
     };
     for generation in generations(dir)?.into_iter().filter(|&generation| generation != fresh.generation) {
         let old = Current { generation, ..Current::default() };

@@ -139,7 +139,8 @@ impl Writer {
 
     /// How long it may wait for a message: until something is to be purged.
     fn patience(&self) -> Duration {
-        let purge = self.purge.filter(|_| !self.copying).map(|since| self.config.purge_after.saturating_sub(since.elapsed()));
+        let purge =
+            self.purge.filter(|_| !self.copying).map(|since| self.config.purge_after.saturating_sub(since.elapsed()));
         purge.map_or(PATIENCE, |left| left.clamp(LEAST_PATIENCE, PATIENCE))
     }
 

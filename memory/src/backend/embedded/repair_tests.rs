@@ -32,7 +32,10 @@ fn made(dir: &Path) -> Vec<String> {
         memory.put((batch * 10..batch * 10 + 10).map(|n| stored(&here, &text(n))).collect()).expect("a put");
     }
     let id = |n: usize| RecordId::of(&here, crate::record::Kind::Knowledge, &text(n), 0);
-    assert_eq!(memory.forget(&Forget::Ids(here.partition.clone(), (0..400).step_by(40).map(id).collect())).expect("a forget"), 10);
+    assert_eq!(
+        memory.forget(&Forget::Ids(here.partition.clone(), (0..400).step_by(40).map(id).collect())).expect("a forget"),
+        10
+    );
     let changed = text(1000);
     let vector = vector(&format!("bytes{changed}"), DIM);
     let change = Change { content: Some((changed, vector)), ..Change::default() };

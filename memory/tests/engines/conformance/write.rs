@@ -125,10 +125,16 @@ pub fn changes_without_a_version(backend: &dyn Backend) {
 pub fn moves_without_a_version(backend: &dyn Backend) {
     let scope = scope();
     let mut drifting = stored(&scope, "fn drift() {}");
-    let from = Provenance { path: Some("src/old.rs".into()), symbol: Some("old::drift".into()), ..Provenance::default() };
+    let from =
+        Provenance { path: Some("src/old.rs".into()), symbol: Some("old::drift".into()), ..Provenance::default() };
     drifting.record.provenance = from.clone();
     let first = put(backend, drifting);
-    let to = Provenance { path: Some("src/new.rs".into()), symbol: Some("fresh::float".into()), lines: Some((3, 4)), ..from };
+    let to = Provenance {
+        path: Some("src/new.rs".into()),
+        symbol: Some("fresh::float".into()),
+        lines: Some((3, 4)),
+        ..from
+    };
     let moving = Change { provenance: Some(to.clone()), ..Change::default() };
     let moved = backend.change(&scope.partition, first.id, moving).unwrap();
     assert_eq!(moved, super::Record { provenance: to, ..first.clone() }, "nothing else changed");
