@@ -13,6 +13,7 @@ mod compiled;
 mod field;
 
 pub use compiled::CompiledFilter;
+pub use field::Outline;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

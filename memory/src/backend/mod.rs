@@ -16,7 +16,7 @@ pub use secret::Secret;
 pub mod embedded;
 
 use crate::error::Result;
-use crate::filter::{CompiledFilter, Filter};
+use crate::filter::{CompiledFilter, Filter, Outline};
 use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp};
 use crate::scope::{Partition, Scope};
 use serde_json::{Map, Value};
@@ -106,6 +106,11 @@ impl CompiledSelection {
         self.scope.covers(&record.scope)
             && (self.kinds.is_empty() || self.kinds.contains(&record.kind))
             && self.filter.as_ref().is_none_or(|filter| filter.matches(record))
+    }
+
+    /// Whether the filter is met by a record of this outline; `None` if the record must be read.
+    pub fn filter_decides(&self, outline: &Outline<'_>) -> Option<bool> {
+        self.filter.as_ref().map_or(Some(true), |filter| filter.decides(outline))
     }
 }
 

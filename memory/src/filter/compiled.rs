@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Number, Value};
 
-use super::field::{Field, Found};
+use super::field::{Field, Found, Outline};
 use super::{Bounds, Filter, Pattern};
 use crate::error::{MemoryError, Result};
 use crate::record::Record;
@@ -46,6 +46,11 @@ impl CompiledFilter {
     pub fn matches(&self, record: &Record) -> bool {
         self.root.matches(record)
     }
+
+    /// Whether a record of this outline meets it; `None` if that hangs on what the outline does not tell.
+    pub fn decides(&self, outline: &Outline<'_>) -> Option<bool> {
+        self.root.decides(outline)
+    }
 }
 
 impl Node {
@@ -54,14 +59,44 @@ impl Node {
             Self::And(parts) => parts.iter().all(|part| part.matches(record)),
             Self::Or(parts) => parts.iter().any(|part| part.matches(record)),
             Self::Not(part) => !part.matches(record),
-            Self::Equals(field, values) => {
-                field.of(record).is_some_and(|found| values.iter().any(|value| equals(found, value)))
+            Self::Equals(field, _) | Self::Range(field, _) | Self::Exists(field) | Self::Glob(field, _) => {
+                self.holds(field.of(record))
             }
-            Self::Range(field, bounds) => {
-                field.of(record).is_some_and(|found| bounds.iter().all(|bound| bound.holds(found)))
+        }
+    }
+
+    /// Kleene's three values: a part that is not known does not matter where the others decide.
+    fn decides(&self, outline: &Outline<'_>) -> Option<bool> {
+        let any = |parts: &[Self], decisive: bool| {
+            let mut known = Some(!decisive);
+            for part in parts {
+                match part.decides(outline) {
+                    Some(value) if value == decisive => return Some(decisive),
+                    Some(_) => {}
+                    None => known = None,
+                }
             }
-            Self::Exists(field) => field.of(record).is_some(),
-            Self::Glob(field, glob) => field.of(record).and_then(Found::text).is_some_and(|text| glob.is_match(text)),
+            known
+        };
+        match self {
+            Self::And(parts) => any(parts, false),
+            Self::Or(parts) => any(parts, true),
+            Self::Not(part) => part.decides(outline).map(|value| !value),
+            Self::Equals(field, _) | Self::Range(field, _) | Self::Exists(field) | Self::Glob(field, _) => {
+                field.outlined(outline).map(|found| self.holds(found))
+            }
+        }
+    }
+
+    /// Whether a condition on a field holds for its value; for `and`, `or` and `not`, which have none, it does not.
+    fn holds(&self, found: Option<Found<'_>>) -> bool {
+        let Some(found) = found else { return false };
+        match self {
+            Self::Equals(_, values) => values.iter().any(|value| equals(found, value)),
+            Self::Range(_, bounds) => bounds.iter().all(|bound| bound.holds(found)),
+            Self::Exists(_) => true,
+            Self::Glob(_, glob) => found.text().is_some_and(|text| glob.is_match(text)),
+            Self::And(_) | Self::Or(_) | Self::Not(_) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::filter::Filter;
+use crate::filter::{Filter, Outline};
 use crate::{Kind, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
 
 fn record() -> Record {
@@ -34,6 +34,19 @@ fn record() -> Record {
     }
 }
 
+fn outline(record: &Record) -> Outline<'_> {
+    Outline {
+        kind: record.kind,
+        project: record.scope.project.as_ref().map(|name| name.as_str()),
+        session: record.scope.session.as_ref().map(|name| name.as_str()),
+        trust: record.provenance.trust,
+        created: record.created,
+        updated: record.updated,
+        version: record.version,
+        pinned: record.pinned,
+    }
+}
+
 fn parse(filter: serde_json::Value) -> Filter {
     serde_json::from_value(filter).unwrap()
 }
@@ -45,6 +58,8 @@ fn conditions_on_a_record() {
         let parsed = parse(filter.clone());
         parsed.validate().unwrap();
         assert_eq!(parsed.matches(&record), expected, "{filter}");
+        let decided = parsed.compile().unwrap().decides(&outline(&record));
+        assert!(decided.is_none_or(|decided| decided == expected), "{filter}: the outline says {decided:?}");
     };
     let eq = |field: &str, value: serde_json::Value| json!({"eq": {"field": field, "value": value}});
     let ne = |field: &str, value: serde_json::Value| json!({"ne": {"field": field, "value": value}});
@@ -142,4 +157,27 @@ proptest! {
         let wire = serde_json::to_string(&filter).unwrap();
         prop_assert_eq!(serde_json::from_str::<Filter>(&wire).unwrap().matches(&record), direct);
     }
+}
+
+/// What is decided without the record, and what is not.
+#[test]
+fn an_outline_decides_what_it_tells() {
+    let record = record();
+    let check = |filter: serde_json::Value, expected: Option<bool>| {
+        assert_eq!(parse(filter.clone()).compile().unwrap().decides(&outline(&record)), expected, "{filter}");
+    };
+    let session = json!({"eq": {"field": "session", "value": "s"}});
+    let recent = json!({"range": {"field": "updated", "gte": 2000}});
+    let path = json!({"glob": {"field": "path", "pattern": "**/*.rs"}});
+    check(session.clone(), Some(false));
+    check(recent.clone(), Some(true));
+    check(path.clone(), None);
+    check(json!({"not": path}), None);
+    check(json!({"and": [path, session]}), Some(false));
+    check(json!({"and": [path, recent]}), None);
+    check(json!({"or": [path, recent]}), Some(true));
+    check(json!({"or": [path, session]}), None);
+    check(json!({"and": []}), Some(true));
+    check(json!({"not": {"or": [session, {"eq": {"field": "kind", "value": "document"}}]}}), Some(true));
+    check(json!({"exists": {"field": "metadata.team"}}), None);
 }

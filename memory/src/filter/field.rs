@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::error::{MemoryError, Result};
-use crate::record::{Record, Trust};
+use crate::record::{Kind, Record, Timestamp, Trust};
 
 /// What a filter's `field` names.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,27 @@ pub(super) enum Field {
     Pinned,
     /// Keys to walk, at least one.
     Metadata(Vec<String>),
+}
+
+/// What of a record is kept in memory, so that a filter on no more than this reads no record.
+#[derive(Debug, Clone, Copy)]
+pub struct Outline<'a> {
+    /// As in [`Record`].
+    pub kind: Kind,
+    /// Its project's name.
+    pub project: Option<&'a str>,
+    /// Its session's name.
+    pub session: Option<&'a str>,
+    /// Who said it.
+    pub trust: Trust,
+    /// When it was first written.
+    pub created: Timestamp,
+    /// When its version was written.
+    pub updated: Timestamp,
+    /// Its version.
+    pub version: u32,
+    /// Whether it is pinned.
+    pub pinned: bool,
 }
 
 /// A field's value in one record.
@@ -83,6 +104,23 @@ impl Field {
                 }
                 (!value.is_null()).then_some(Found::Json(value))
             }
+        }
+    }
+}
+
+impl Field {
+    /// Its value as an outline tells it, as in [`Field::of`]; `None`: the outline does not tell.
+    pub(super) fn outlined<'a>(&self, outline: &Outline<'a>) -> Option<Option<Found<'a>>> {
+        match self {
+            Self::Kind => Some(Some(Found::Text(outline.kind.as_str()))),
+            Self::Project => Some(outline.project.map(Found::Text)),
+            Self::Session => Some(outline.session.map(Found::Text)),
+            Self::Trust => Some(Some(Found::Text(trust_word(outline.trust)))),
+            Self::Created => Some(Some(Found::Number(outline.created.0))),
+            Self::Updated => Some(Some(Found::Number(outline.updated.0))),
+            Self::Version => Some(Some(Found::Number(u64::from(outline.version)))),
+            Self::Pinned => Some(Some(Found::Flag(outline.pinned))),
+            Self::Language | Self::Path | Self::Symbol | Self::Commit | Self::Metadata(_) => None,
         }
     }
 }

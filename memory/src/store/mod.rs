@@ -1,21 +1,28 @@
 //! Keys and values that survive: sled holds them, a log of ours makes each commit durable before it is acknowledged.
 //!
-//! A directory holds `lock` (held while open), `current` (which generation is the store), `records.N` (that
-//! generation, a sled database) and `log` (commits that may not be in it yet). A write is *planned* on the writer's
-//! thread against what all writes before it left, then everything that waits is committed together: one frame in the
-//! log, one `fdatasync`, one atomic batch in sled, then the indexes, then the acknowledgements. On open, the frames that
-//! sled does not hold are applied again; a plan yields absolute values, so that is harmless.
+//! A directory holds `lock` (held while open), `current` (which generation is the store, and where it stands),
+//! `records.N` (that generation, a sled database), `base.N` (the same as a log, as it was when the generation was made)
+//! and `log` (commits since). A write is *planned* on the writer's thread against what all writes before it left, then
+//! everything that waits is committed together: one frame in the log, one `fdatasync`, one atomic batch in sled, then the
+//! indexes, then the acknowledgements. On open, the frames that sled does not hold are applied again; a plan yields
+//! absolute values, so that is harmless.
+//!
+//! Everything is on disk twice: in sled, which reads, and in base and log, which are ours, checksummed pair by pair, and
+//! verified at every open before sled may change anything. sled goes back to an earlier state, and says nothing, where it
+//! finds a bad segment; that is seen by `current`, and a repair makes the database again from base and log.
 //!
 //! sled gives freed space back to itself but never to the disk, and leaves removed bytes in freed segments; so a
 //! generation is copied into a fresh one when it has doubled, and some time after something was forgotten (`compact`).
 
 pub mod batch;
+mod census;
 mod compact;
 mod current;
 pub mod fault;
 pub mod keys;
 pub mod log;
 pub mod repair;
+mod replay;
 pub mod tree;
 pub mod value;
 pub mod view;
@@ -32,6 +39,7 @@ use crate::error::{MemoryError, Result};
 use batch::Op;
 use current::Current;
 use fault::{Fault, io_fault, sync_dir};
+use replay::{Reading, replay};
 use tree::Tree;
 use view::View;
 use writer::{Job, Message, Writer};
@@ -41,7 +49,7 @@ use writer::{Job, Message, Writer};
 pub struct StoreConfig {
     /// sled's page cache, bytes.
     pub cache_bytes: u64,
-    /// The log is emptied into sled when it is this long, bytes; it bounds the work of an open.
+    /// sled is made durable when a file of the log is this long, bytes; it bounds what an open applies again.
     pub log_bytes: u64,
     /// Writes are refused while the disk has less than this free, bytes: sled does not survive a failed write of its
     /// own, so it is not let near one.
@@ -99,12 +107,12 @@ impl Store {
 
     fn open_locked(dir: &Path, lock: File, config: StoreConfig, observer: Observer) -> Result<Self> {
         let current = Current::read_or_create(dir)?;
-        let tree = Tree::open(&current.path(dir), config.cache_bytes)?;
-        let next = replay(&dir.join("log"), &tree)? + 1;
+        let (tree, current) = load(dir, current, &current.path(dir), config.cache_bytes)?;
         tree.sync()?;
-        let log = log::Log::create(&dir.join("log"), next)?;
-        log.remove_others()?;
+        let log = log::Log::create(&dir.join("log"), current.seq + 1)?;
+        log.remove_up_to(current.base_seq)?;
         current.remove_others(dir)?;
+        current.write(dir)?;
         let tree: Shared = Arc::new(RwLock::new(Arc::new(tree)));
         let (sender, receiver) = channel();
         let writer = Writer::new(dir, current, log, tree.clone(), config, observer, sender.clone())?;
@@ -123,8 +131,7 @@ impl Store {
         let current = Current::read(dir)?.ok_or_else(|| MemoryError::from(Fault::ReadOnly { path: dir.to_owned() }))?;
         let copy = std::env::temp_dir().join(format!("engram-memory-{}-{:x}", std::process::id(), address_of(dir)));
         copy_dir(&current.path(dir), &copy)?;
-        let tree = Tree::open(&copy, config.cache_bytes)?;
-        replay(&dir.join("log"), &tree)?;
+        let (tree, _) = load(dir, current, &copy, config.cache_bytes)?;
         Ok(Self {
             dir: dir.to_owned(),
             tree: Arc::new(RwLock::new(Arc::new(tree))),
@@ -176,7 +183,7 @@ impl Store {
         answered.recv().map_err(|_| MemoryError::Closed)?
     }
 
-    /// Empties the log into sled and makes that durable.
+    /// Makes sled durable, so that the next open applies nothing again.
     pub fn checkpoint(&self) -> Result<()> {
         self.ask(Message::Checkpoint)
     }
@@ -228,20 +235,31 @@ impl Drop for Store {
     }
 }
 
-/// Applies what the log holds and the tree does not. Returns the number of the last commit.
-fn replay(dir: &Path, tree: &Tree) -> std::result::Result<u64, Fault> {
+/// Opens the database at `path` after verifying base and log, and applies what the log holds and it does not. Where the
+/// store stands then.
+fn load(dir: &Path, current: Current, path: &Path, cache_bytes: u64) -> std::result::Result<(Tree, Current), Fault> {
+    let exact = |base, written| Reading { base, applied: u64::MAX, written, lenient: false };
+    replay(&current.base(dir), exact(0, current.base_frames), |_| Ok(()))?;
+    let logs = dir.join("log");
+    let found = replay(&logs, exact(current.base_seq, current.seq), |_| Ok(()))?;
+    let tree = Tree::open(path, cache_bytes)?;
     let applied = tree.applied()?;
-    if !dir.exists() {
-        return Ok(applied);
-    }
-    // The log begins anew only after everything before was made durable in the tree: a tree that is further back lost it.
-    let began = log::files(dir)?.first().and_then(|path| path.file_stem()?.to_str()?.parse::<u64>().ok());
-    if let Some(began) = began.filter(|began| *began > applied + 1) {
-        let detail = format!("it holds commits up to {applied}, it held them up to {} at least", began - 1);
+    if applied < current.seq {
+        let detail = format!("it holds commits up to {applied}, it held them up to {}", current.seq);
         return Err(Fault::Corrupt { path: tree.path().to_owned(), detail });
     }
-    let (last, _) = log::replay(dir, applied, false, |frame| tree.apply(&frame.ops, frame.seq))?;
-    Ok(last)
+    if applied > found.last {
+        let detail = format!("it ends with commit {}, the database holds {applied}", found.last);
+        return Err(Fault::Corrupt { path: logs, detail });
+    }
+    let rest = Reading { applied, ..exact(applied, found.last) };
+    replay(&logs, rest, |frame| tree.apply(&frame.ops, frame.seq))?;
+    let (records, counted) = (found.records.unwrap_or(current.records), census::total(&tree)?);
+    if records != counted {
+        let detail = format!("it holds {counted} records by its own counts, there were {records}");
+        return Err(Fault::Corrupt { path: tree.path().to_owned(), detail });
+    }
+    Ok((tree, Current { seq: found.last, records, ..current }))
 }
 
 /// Takes the directory's lock, creating both; `None` where nothing can be written.

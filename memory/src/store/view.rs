@@ -84,7 +84,7 @@ impl<'a> View<'a> {
         self.tree.damaged(key)
     }
 
-    /// What this plan removes must also leave the disk: the log soon, the tree's files after `purge_after`.
+    /// What this plan removes must also leave the disk, after `purge_after`.
     pub fn purge(&mut self) {
         self.set(keys::PURGE.to_vec(), value::seal(keys::PURGE, &[]));
         self.purges = true;

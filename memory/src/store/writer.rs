@@ -7,14 +7,14 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::batch::Op;
+use super::batch::{self, Op};
 use super::compact::{self, Copied};
 use super::current::Current;
 use super::fault::{Fault, io_fault};
 use super::log::{Log, Usable};
-use super::tree::Tree;
+use super::tree::{Tree, disk_bytes};
 use super::view::View;
-use super::{Observer, Shared, StoreConfig, keys};
+use super::{Observer, Shared, StoreConfig, census, keys};
 
 /// A group is closed at this many jobs, so that the first waits no longer than they take.
 const MAX_GROUP: usize = 1024;
@@ -22,10 +22,10 @@ const MAX_GROUP: usize = 1024;
 const MAX_GROUP_BYTES: usize = 8 << 20;
 /// Largest commit, bytes: a frame's length has 32 bits. A single plan above it is refused.
 const MAX_COMMIT: usize = 1 << 31;
-/// After something was forgotten, the log is emptied when this long nobody wrote.
-const QUIET: Duration = Duration::from_millis(50);
-/// And after this long in any case.
-const PURGE_LOG: Duration = Duration::from_secs(1);
+/// How often the writer looks after its house when nobody writes.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// It does not spin where a purge is due and cannot be done.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 /// A copy that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(600);
 
@@ -64,11 +64,11 @@ pub struct Writer {
     mirrors: Vec<Sender<Arc<Vec<Op>>>>,
     /// The disk failed in a way after which no write can be trusted; reads go on.
     broken: Option<Fault>,
-    /// When the log first held something that was meant to be gone.
-    purge_log: Option<Instant>,
-    /// When the generation first held something that was meant to be gone.
-    purge_tree: Option<Instant>,
-    /// At the last checkpoint the generation was twice what it began with.
+    /// Records after the last commit.
+    records: u64,
+    /// When the generation or its log first held something that was meant to be gone.
+    purge: Option<Instant>,
+    /// At the last checkpoint the generation and its log were twice what they began with.
     outgrown: bool,
     copying: bool,
     /// The thread that copies, and how it is told to stop.
@@ -99,8 +99,8 @@ impl Writer {
             own,
             mirrors: Vec::new(),
             broken: None,
-            purge_log: None,
-            purge_tree: None,
+            records: 0,
+            purge: None,
             outgrown: false,
             copying: false,
             copier: None,
@@ -108,15 +108,15 @@ impl Writer {
             waiting: Vec::new(),
             not_before: None,
         };
-        writer.purge_tree = writer.tree().get(keys::PURGE)?.map(|_| Instant::now());
+        writer.records = census::total(&writer.tree())?;
+        writer.purge = writer.to_purge()?;
         Ok(writer)
     }
 
     /// Serves until it is told to close.
     pub fn run(mut self, receiver: &Receiver<Message>) {
         loop {
-            let patience = if self.purge_log.is_some() { QUIET } else { Duration::from_secs(5) };
-            match receiver.recv_timeout(patience) {
+            match receiver.recv_timeout(self.patience()) {
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Message::Write(job)) => {
                     if self.group(job, receiver) {
@@ -124,7 +124,6 @@ impl Writer {
                     }
                 }
                 Ok(message) => self.serve(message),
-                Err(RecvTimeoutError::Timeout) if self.purge_log.is_some() => drop(self.checkpoint()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.keep_house();
@@ -136,6 +135,13 @@ impl Writer {
         if let Some(copier) = self.copier.take() {
             let _ = copier.join();
         }
+    }
+
+    /// How long it may wait for a message: until something is to be purged.
+    fn patience(&self) -> Duration {
+        let purge =
+            self.purge.filter(|_| !self.copying).map(|since| self.config.purge_after.saturating_sub(since.elapsed()));
+        purge.map_or(PATIENCE, |left| left.clamp(LEAST_PATIENCE, PATIENCE))
     }
 
     /// Everything but a write.
@@ -184,8 +190,7 @@ impl Writer {
         let purges = view.purges();
         let outcome = self.commit(&tree, view.into_ops());
         if purges && outcome.is_ok() {
-            self.purge_log.get_or_insert_with(Instant::now);
-            self.purge_tree.get_or_insert_with(Instant::now);
+            self.purge.get_or_insert_with(Instant::now);
         }
         for acknowledge in told {
             acknowledge(outcome.clone());
@@ -208,12 +213,13 @@ impl Writer {
         if let Some(fault) = &self.broken {
             return Err(fault.clone());
         }
-        let bytes = ops.iter().map(|(key, value)| 8 + key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        let bytes = batch::encoded_len(&ops);
         if bytes > MAX_COMMIT {
             return Err(Fault::Full { path: self.log.path().to_owned(), bytes: bytes as u64 });
         }
         self.check_space(bytes as u64)?;
-        let seq = self.log.append(&ops).map_err(|(fault, usable)| {
+        let records = census::after(self.records, tree, &ops)?;
+        let seq = self.log.append(&ops, records).map_err(|(fault, usable)| {
             if usable == Usable::No {
                 self.broken = Some(fault.clone());
             }
@@ -224,6 +230,7 @@ impl Writer {
             self.broken = Some(fault.clone());
             return Err(fault);
         }
+        self.records = records;
         (self.observer)(&ops);
         let ops = Arc::new(ops);
         self.mirrors.retain(|mirror| mirror.send(ops.clone()).is_ok());
@@ -240,31 +247,37 @@ impl Writer {
     }
 
     fn keep_house(&mut self) {
-        let late = self.purge_log.is_some_and(|since| since.elapsed() > PURGE_LOG);
-        if late || self.log.len() > self.config.log_bytes {
+        if self.log.len() > self.config.log_bytes {
             // A failure leaves the log as it is, to be tried again at the next commit.
             let _ = self.checkpoint();
         }
         let rested = self.not_before.is_none_or(|at| Instant::now() >= at);
-        let purge = self.purge_tree.is_some_and(|since| since.elapsed() > self.config.purge_after);
+        let purge = self.purge.is_some_and(|since| since.elapsed() > self.config.purge_after);
         if !self.copying && rested && (purge || self.outgrown) {
             self.start_copy();
         }
     }
 
-    /// Makes sled durable and starts a new log.
+    /// Makes sled durable, says so in `current`, and goes on in a new file of the log.
     pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
         if let Some(fault) = &self.broken {
             return Err(fault.clone());
         }
         if !self.log.is_empty() {
             self.tree().sync()?;
+            let current = Current { seq: self.log.next() - 1, records: self.records, ..self.current };
+            current.write(&self.dir)?;
+            self.current = current;
             self.log.rotate()?;
-            let limit = self.config.compact_floor_bytes.max(2 * self.current.base_bytes);
-            self.outgrown = self.tree().disk_bytes() > limit;
+            self.outgrown = self.live_bytes() > self.config.compact_floor_bytes.max(2 * self.current.base_bytes);
         }
-        self.purge_log = None;
         Ok(())
+    }
+
+    /// Bytes of the generation and its log.
+    fn live_bytes(&self) -> u64 {
+        let logs = [self.current.base(&self.dir), self.dir.join("log")];
+        self.tree().disk_bytes() + logs.iter().map(|path| disk_bytes(path)).sum::<u64>()
     }
 
     /// Has the generation copied, on a thread of its own.
@@ -272,15 +285,16 @@ impl Writer {
         if self.copying {
             return;
         }
-        let path = Current { generation: self.current.generation + 1, base_bytes: 0 }.path(&self.dir);
+        let (dir, generation) = (self.dir.clone(), self.current.generation + 1);
         let started = self.broken.clone().map_or(Ok(()), Err).and_then(|()| {
-            self.check_space(self.tree().disk_bytes() / 3)?;
+            // A copy takes at most what there is.
+            self.check_space(self.live_bytes() / 3)?;
             let (sender, receiver) = channel();
             self.mirrors.push(sender);
             let (tree, own, cache) = (self.tree(), self.own.clone(), self.config.cache_bytes);
             let stop = self.stop.clone();
             let copy = move || {
-                let copied = compact::copy(&tree, &path, cache, receiver, &stop);
+                let copied = compact::copy(&tree, (&dir, generation), cache, receiver, &stop);
                 drop(tree);
                 // The writer may have ended; the copy is then removed at the next open.
                 let _ = own.send(Message::Copied(copied));
@@ -302,15 +316,15 @@ impl Writer {
     }
 
     fn switch(&mut self, copied: Copied) -> Result<(), Fault> {
-        let seq = self.log.next() - 1;
-        let tree = copied.catch_up(seq)?;
-        let next = Current { generation: self.current.generation + 1, base_bytes: tree.disk_bytes() };
+        let (tree, next) = copied.catch_up(self.log.next() - 1)?;
         next.write(&self.dir)?;
         let old = std::mem::replace(&mut *self.shared.write().unwrap_or_else(PoisonError::into_inner), Arc::new(tree));
-        self.current = next;
-        self.log.rotate()?;
+        let old_base = std::mem::replace(&mut self.current, next).base(&self.dir);
+        // Everything in the log is in the new base. What cannot be removed now is at the next open.
         compact::retire(old);
-        Ok(())
+        let _ = std::fs::remove_dir_all(old_base);
+        self.log.rotate()?;
+        self.log.remove_up_to(next.base_seq)
     }
 
     fn end_copy(&mut self, outcome: Result<(), Fault>) {
@@ -318,11 +332,16 @@ impl Writer {
         self.not_before = outcome.is_err().then(|| Instant::now() + RETRY);
         if outcome.is_ok() {
             self.outgrown = false;
-            self.purge_tree = None;
+            // What was forgotten while the copy was made is in it.
+            self.purge = self.to_purge().unwrap_or_else(|_| Some(Instant::now()));
         }
         for answer in self.waiting.drain(..) {
             let _ = answer.send(outcome.clone());
         }
+    }
+
+    fn to_purge(&self) -> Result<Option<Instant>, Fault> {
+        Ok(self.tree().get(keys::PURGE)?.map(|_| Instant::now()))
     }
 
     fn tree(&self) -> Arc<Tree> {

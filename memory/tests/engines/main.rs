@@ -1,6 +1,7 @@
 //! Every backend against one suite, with real servers where there are any.
 
 mod conformance;
+mod embedded;
 mod postgres;
 mod redis;
 mod servers;

@@ -8,23 +8,23 @@ use crate::embedder::{Embedder, Side};
 use crate::record::{Feedback, Provenance, content_hash};
 use crate::scope::Scope;
 
-const DIM: usize = 8;
+pub(super) const DIM: usize = 8;
 
-fn encoder() -> EncoderId {
+pub(super) fn encoder() -> EncoderId {
     EncoderId { name: "bytes".to_owned(), dim: DIM }
 }
 
-fn config() -> EmbeddedConfig {
+pub(super) fn config() -> EmbeddedConfig {
     let store =
         StoreConfig { reserve_bytes: 0, compact_floor_bytes: 4 << 20, log_bytes: 256 << 10, ..StoreConfig::default() };
     EmbeddedConfig { store, ..EmbeddedConfig::default() }
 }
 
-fn open(dir: &Path) -> Embedded {
+pub(super) fn open(dir: &Path) -> Embedded {
     Embedded::open(dir, Some(&encoder()), config()).expect("a memory")
 }
 
-fn scope(tenant: &str, project: &str) -> Scope {
+pub(super) fn scope(tenant: &str, project: &str) -> Scope {
     Scope::of(tenant, "coding").and_then(|scope| scope.project(project)).expect("a scope")
 }
 
@@ -45,14 +45,14 @@ impl Embedder for Hashing {
     }
 }
 
-fn vector(text: &str, dim: usize) -> Vec<f32> {
+pub(super) fn vector(text: &str, dim: usize) -> Vec<f32> {
     let mut vector: Vec<f32> = content_hash(text).bytes().take(dim).map(|byte| f32::from(byte) - 76.0).collect();
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     vector.iter_mut().for_each(|x| *x /= length);
     vector
 }
 
-fn stored(scope: &Scope, content: &str) -> Stored {
+pub(super) fn stored(scope: &Scope, content: &str) -> Stored {
     let now = Timestamp::now();
     let record = Record {
         id: RecordId::of(scope, Kind::Knowledge, content, 0),
@@ -73,11 +73,11 @@ fn stored(scope: &Scope, content: &str) -> Stored {
     Stored { record, vector: vector(&format!("bytes{content}"), DIM) }
 }
 
-fn put(memory: &Embedded, scope: &Scope, content: &str) -> Record {
+pub(super) fn put(memory: &Embedded, scope: &Scope, content: &str) -> Record {
     memory.put(vec![stored(scope, content)]).expect("a put").remove(0).record().clone()
 }
 
-fn contents(memory: &Embedded, scope: &Scope) -> Vec<String> {
+pub(super) fn contents(memory: &Embedded, scope: &Scope) -> Vec<String> {
     let found = memory.scan(&Selection::all(scope.clone()), None, None, 1000).expect("a scan");
     let mut contents: Vec<String> = found.into_iter().map(|stored| stored.record.content).collect();
     contents.sort();
@@ -295,28 +295,4 @@ fn churn_leaves_neither_disk_nor_indexes_growing() {
     // 20 rounds wrote some 30 MiB; a generation may double from its floor and a copy lie beside it.
     assert!(peak < 24 << 20, "{sizes:?}");
     assert!(end < 2 << 20, "{end} bytes for no records");
-}
-
-#[test]
-fn a_damaged_store_is_named_and_repair_keeps_what_is_whole() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let here = scope("t", "p");
-    let memory = open(dir.path());
-    let records: Vec<Stored> = (0..400).map(|n| stored(&here, &format!("number {n} {}", "x".repeat(500)))).collect();
-    memory.put(records).expect("a put");
-    drop(memory);
-    let file = dir.path().join("records.0").join("db");
-    let mut bytes = std::fs::read(&file).expect("its bytes");
-    let at = bytes.windows(11).position(|window| window == b"number 200 ").expect("a record in the file");
-    bytes[at..at + 64].fill(0xa5);
-    std::fs::write(&file, bytes).expect("spoiling");
-    let opened = Embedded::open(dir.path(), Some(&encoder()), config());
-    let read = opened.and_then(|memory| memory.scan(&Selection::all(here.clone()), None, None, 1000));
-    assert!(matches!(&read, Err(MemoryError::Corrupt { .. })), "damage passes for an empty store");
-    let repaired = Embedded::repair(dir.path(), Some(&encoder())).expect("a repair");
-    let memory = open(dir.path());
-    let there = contents(&memory, &here);
-    println!("{repaired:?}");
-    assert_eq!(there.len() as u64, repaired.kept);
-    put(&memory, &here, "after the repair");
 }

@@ -1,16 +1,19 @@
 //! What of one partition is kept in memory: facts for filters, and the indexes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foldhash::fast::RandomState;
+
 use super::encoder::EncoderId;
-use crate::error::Result;
+use crate::error::{MemoryError, Result};
+use crate::filter::Outline;
 use crate::index::{IndexParams, VectorIndex};
 use crate::lexical::{LexicalIndex, LexicalParams, Words};
 use crate::literal::LiteralIndex;
-use crate::record::{Kind, Record, RecordId, Timestamp};
+use crate::record::{Kind, Record, RecordId, Timestamp, Trust};
 use crate::scope::{Name, Scope};
 use crate::store::keys::{self, PartitionId, Slot};
 use crate::store::tree::Tree;
@@ -19,21 +22,33 @@ use crate::store::value;
 /// Below this many dead vectors no rebuild is worth its while.
 const MIN_DEAD: usize = 256;
 
-/// What a search asks of every candidate; 40 bytes. The rest of a record is read from the store when a filter needs it.
+/// What a search asks of every candidate; 72 bytes. The rest of a record is read from the store when a filter needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
     kind: Kind,
+    trust: Trust,
     pinned: bool,
+    version: u32,
     /// Numbers in the partition's table of names; 0 for none.
     project: u32,
     session: u32,
+    created: Timestamp,
+    updated: Timestamp,
     expires: Option<Timestamp>,
 }
 
+/// Ids of a project or of a session.
+type Members = HashSet<RecordId, RandomState>;
+
 /// One partition in memory.
 pub struct Part {
-    facts: HashMap<RecordId, Facts>,
-    names: HashMap<Name, u32>,
+    facts: HashMap<RecordId, Facts, RandomState>,
+    /// Numbers of names, from 1, and the names by number.
+    numbers: HashMap<Name, u32>,
+    names: Vec<Name>,
+    /// Who is in a project, or in a session.
+    projects: HashMap<u32, Members>,
+    sessions: HashMap<u32, Members>,
     /// Vectors of the records; shared with whoever sweeps it in the background.
     pub vectors: Arc<VectorIndex>,
     /// Their words.
@@ -69,7 +84,7 @@ impl Part {
     /// in again, and one whose record is gone is not found, since every search asks for the record's facts.
     ///
     /// # Errors
-    /// [`crate::MemoryError::Corrupt`] if a value of the store fails its checksum.
+    /// [`MemoryError::Corrupt`] if a value of the store fails its checksum, or records are missing.
     pub fn load(
         tree: &Tree,
         partition: PartitionId,
@@ -78,10 +93,17 @@ impl Part {
         params: Params,
         saved: &Path,
     ) -> Result<Self> {
+        let applied = tree.applied()?;
         let mut records: Vec<Record> = Vec::new();
         for pair in tree.scan(&keys::all(b'r', partition), &[]) {
             let (key, sealed) = pair?;
             records.push(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?);
+        }
+        let counted = counted(tree, partition)?;
+        // What was committed while it was read is noted after; then the two need not agree.
+        if records.len() as u64 != counted && tree.applied()? == applied {
+            let detail = format!("{} records of a partition can be read, there are {counted}", records.len());
+            return Err(MemoryError::Corrupt { path: tree.path().to_owned(), detail });
         }
         let words: Vec<_> = records.iter().map(|record| (record.id, Words::from(record))).collect();
         let words = LexicalIndex::build(params.lexical, &words);
@@ -91,8 +113,11 @@ impl Part {
         };
         let changed = catch_up(&index, tree, &keys::all_vectors(slot, partition))?;
         let mut part = Self {
-            facts: HashMap::new(),
-            names: HashMap::new(),
+            facts: HashMap::default(),
+            numbers: HashMap::new(),
+            names: Vec::new(),
+            projects: HashMap::new(),
+            sessions: HashMap::new(),
             vectors: Arc::new(index),
             words,
             literals: LiteralIndex::default(),
@@ -121,7 +146,10 @@ impl Part {
 
     /// Takes a record out.
     pub fn remove(&mut self, id: RecordId) {
-        self.facts.remove(&id);
+        if let Some(facts) = self.facts.remove(&id) {
+            leave(&mut self.projects, facts.project, id);
+            leave(&mut self.sessions, facts.session, id);
+        }
         self.words.remove(id);
         self.literals.remove(id);
         self.changed |= self.vectors.remove(id.0);
@@ -164,7 +192,8 @@ impl Part {
 
     /// Bytes on the heap, about.
     pub fn bytes(&self) -> usize {
-        let facts = self.facts.capacity() * (size_of::<Facts>() + 17);
+        let members = self.projects.values().chain(self.sessions.values()).map(|members| members.capacity() * 17);
+        let facts = self.facts.capacity() * (size_of::<Facts>() + 17) + members.sum::<usize>();
         self.vectors.bytes() + self.words.bytes() + self.literals.bytes() + facts
     }
 
@@ -172,7 +201,7 @@ impl Part {
     pub fn wanted(&self, scope: &Scope, kinds: &[Kind], now: Timestamp) -> Option<Wanted> {
         let number = |name: &Option<Name>| match name {
             None => Some(None),
-            Some(name) => self.names.get(name).map(|&number| Some(number)),
+            Some(name) => self.numbers.get(name).map(|&number| Some(number)),
         };
         Some(Wanted { project: number(&scope.project)?, session: number(&scope.session)?, kinds: kinds.to_vec(), now })
     }
@@ -187,18 +216,68 @@ impl Part {
         })
     }
 
+    /// What a filter can be told of a record without reading it.
+    pub fn outline(&self, id: RecordId) -> Option<Outline<'_>> {
+        let facts = self.facts.get(&id)?;
+        let name = |number: u32| self.names.get((number as usize).checked_sub(1)?).map(Name::as_str);
+        let Facts { kind, trust, pinned, version, created, updated, .. } = *facts;
+        let (project, session) = (name(facts.project), name(facts.session));
+        Some(Outline { kind, project, session, trust, created, updated, version, pinned })
+    }
+
+    /// The records of the scope's session or project, where it names one that has at most `most`.
+    pub fn few<'a>(&'a self, scope: &Scope, most: usize) -> Option<impl Iterator<Item = RecordId> + use<'a>> {
+        let members = |places: &'a HashMap<u32, Members>, name: &Option<Name>| -> Option<&'a Members> {
+            let number = self.numbers.get(name.as_ref()?)?;
+            places.get(number).filter(|members| members.len() <= most)
+        };
+        let found = members(&self.sessions, &scope.session).or_else(|| members(&self.projects, &scope.project))?;
+        Some(found.iter().copied())
+    }
+
     fn note(&mut self, record: &Record) {
         let project = self.number(record.scope.project.as_ref());
         let session = self.number(record.scope.session.as_ref());
-        let Record { id, kind, pinned, expires, .. } = *record;
-        self.facts.insert(id, Facts { kind, pinned, project, session, expires });
+        let Record { id, kind, pinned, version, created, updated, expires, .. } = *record;
+        let trust = record.provenance.trust;
+        // A record stays where it was first put: its scope is part of its id.
+        for (places, number) in [(&mut self.projects, project), (&mut self.sessions, session)] {
+            if number != 0 {
+                places.entry(number).or_default().insert(id);
+            }
+        }
+        self.facts.insert(id, Facts { kind, trust, pinned, version, project, session, created, updated, expires });
     }
 
     fn number(&mut self, name: Option<&Name>) -> u32 {
         let Some(name) = name else { return 0 };
         let next = u32::try_from(self.names.len() + 1).unwrap_or(u32::MAX);
-        *self.names.entry(name.clone()).or_insert(next)
+        let number = *self.numbers.entry(name.clone()).or_insert(next);
+        if number == next {
+            self.names.push(name.clone());
+        }
+        number
     }
+}
+
+/// Takes a record out of a place, and the place out with the last.
+fn leave(places: &mut HashMap<u32, Members>, number: u32, id: RecordId) {
+    if let Some(members) = places.get_mut(&number)
+        && members.remove(&id)
+        && members.is_empty()
+    {
+        places.remove(&number);
+    }
+}
+
+/// Records of a partition, by the store's own counts.
+fn counted(tree: &Tree, partition: PartitionId) -> Result<u64> {
+    let mut total = 0;
+    for pair in tree.scan(&keys::all(b'n', partition), &[]) {
+        let (key, sealed) = pair?;
+        total += value::unseal_json::<u64>(&key, &sealed).ok_or_else(|| tree.damaged(&key))?;
+    }
+    Ok(total)
 }
 
 /// Puts the vectors under `prefix` in that `index` does not hold as they are. Whether there were any.

@@ -123,6 +123,7 @@ pub fn change(
     }
     record.expires = change.expires.unwrap_or(record.expires);
     record.pinned = change.pinned.unwrap_or(record.pinned);
+    record.provenance = change.provenance.unwrap_or(record.provenance);
     if let Some(feedback) = change.feedback {
         record.feedback.useful = record.feedback.useful.saturating_add(feedback.useful);
         record.feedback.wrong = record.feedback.wrong.saturating_add(feedback.wrong);

@@ -15,11 +15,11 @@ use crate::store::{repair, value};
 pub struct Repaired {
     /// Records that are there.
     pub kept: u64,
-    /// Records that the store's own counts say were there and that could not be read.
+    /// Records that were there, by the count that every checkpoint and every commit keeps, and that could not be read.
     pub lost: u64,
     /// Records that are there but are not found by meaning until they are written again: their vector was lost.
     pub without_vector: u64,
-    /// Stretches of the log that could not be read; each may have held writes.
+    /// Stretches of base and log that could not be read; where the database was whole nothing of them is lost.
     pub log_gaps: u64,
     /// Where the damaged files lie; remove them when they are not needed.
     pub damaged: PathBuf,
@@ -39,10 +39,10 @@ impl Embedded {
             }
         }
         let memory = Self::open(dir, encoder, EmbeddedConfig::default())?;
-        let (kept, expected, without_vector) = memory.derive_again()?;
+        let (kept, without_vector) = memory.derive_again()?;
         Ok(Repaired {
             kept,
-            lost: expected.saturating_sub(kept),
+            lost: salvaged.expected.saturating_sub(kept),
             without_vector,
             log_gaps: salvaged.log_gaps,
             damaged: salvaged.damaged,
@@ -50,16 +50,14 @@ impl Embedded {
     }
 
     /// Makes the counts, the queue of expiry and the contents' holders again from the records, and the names of
-    /// partitions that only records still tell. Records there, records there should be, records without a vector.
-    fn derive_again(&self) -> Result<(u64, u64, u64)> {
+    /// partitions that only records still tell. Records there, records without a vector.
+    fn derive_again(&self) -> Result<(u64, u64)> {
         let tree = self.store.tree();
         let slot = super::Encoders::of_tree(&tree)?.active_slot;
-        let mut expected: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
-        for pair in tree.scan(b"n", &[]) {
-            let (key, sealed) = pair?;
-            expected.extend(value::unseal_json::<u64>(&key, &sealed).map(|count| (key.to_vec(), count)));
+        let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for pair in tree.scan(keys::COUNTS, &[]) {
+            counts.insert(pair?.0.to_vec(), 0);
         }
-        let mut counts: BTreeMap<Vec<u8>, u64> = expected.keys().map(|key| (key.clone(), 0)).collect();
         let mut named: HashSet<PartitionId> = HashSet::new();
         let (mut kept, mut without) = (0, 0);
         let mut batch: Vec<(PartitionId, Record)> = Vec::new();
@@ -84,7 +82,7 @@ impl Embedded {
             view.set_json(keys::NEXT_PARTITION.to_vec(), &known.max(next));
             Ok(())
         })?;
-        Ok((kept, expected.values().sum(), without))
+        Ok((kept, without))
     }
 
     fn derive_batch(&self, batch: Vec<(PartitionId, Record)>) -> Result<()> {
@@ -105,3 +103,7 @@ impl Embedded {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "repair_tests.rs"]
+mod tests;

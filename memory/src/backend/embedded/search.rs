@@ -13,6 +13,10 @@ use crate::store::keys::{self, PartitionId};
 use crate::store::tree::Tree;
 use crate::store::value;
 
+/// A project or session with up to this many records is searched by looking at each: about what a walk of the graph
+/// looks at.
+const FEW: usize = 1024;
+
 impl Embedded {
     /// Asks an index of the selection's partition; `accept` knows which records are selected.
     pub(super) fn search(
@@ -30,20 +34,26 @@ impl Embedded {
                 let everything = Everything(part.takes_all(&wanted));
                 return ask(part, everything, &|id| part.accepts(&wanted, id));
             }
-            let filter = Filtered::new(&tree, number, &compiled);
+            let filter = Filtered::new(&tree, number, part, &compiled);
             let found = ask(part, Everything(false), &|id| part.accepts(&wanted, id) && filter.accepts(id))?;
             filter.finish()?;
             Ok(found)
         })
     }
 
-    /// The nearest by the graph, or exactly where the graph's search finds few that are selected.
+    /// The nearest by the graph, or exactly: where the scope has few records those are looked at, and nothing else is asked.
     pub(super) fn find_nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
         let ef = self.ef_search.max(k);
         self.search(selection, |part, everything, accept| {
             let by_number = |id| accept(RecordId(id));
-            let asked: Option<&dyn Fn(u128) -> bool> = if everything.0 { None } else { Some(&by_number) };
-            let found = part.vectors.search(vector, k, ef, asked)?;
+            let found = match part.few(&selection.scope, FEW) {
+                Some(members) => {
+                    let ids: Vec<u128> = members.map(|id| id.0).filter(|&id| by_number(id)).collect();
+                    part.vectors.search_among(vector, k, &ids)?
+                }
+                None if everything.0 => part.vectors.search(vector, k, ef, None)?,
+                None => part.vectors.search(vector, k, ef, Some(&by_number))?,
+            };
             let found = found.into_iter().map(|(id, score)| Candidate { id: RecordId(id), score });
             // Where nobody was asked, what has expired is left out here.
             Ok(found.filter(|candidate| !everything.0 || accept(candidate.id)).collect())
@@ -107,8 +117,10 @@ impl Embedded {
 /// Whether a search takes every record of its partition that has not expired.
 pub(super) struct Everything(pub bool);
 
-/// A filter that is asked about records by id; each is read from the store once a search.
+/// A filter that is asked about records by id; what the partition's facts do not decide is read from the store, once a
+/// search.
 struct Filtered<'a> {
+    part: &'a Part,
     tree: &'a Tree,
     number: PartitionId,
     selection: &'a CompiledSelection,
@@ -117,11 +129,14 @@ struct Filtered<'a> {
 }
 
 impl<'a> Filtered<'a> {
-    fn new(tree: &'a Tree, number: PartitionId, selection: &'a CompiledSelection) -> Self {
-        Self { tree, number, selection, known: RefCell::default(), failed: RefCell::default() }
+    fn new(tree: &'a Tree, number: PartitionId, part: &'a Part, selection: &'a CompiledSelection) -> Self {
+        Self { part, tree, number, selection, known: RefCell::default(), failed: RefCell::default() }
     }
 
     fn accepts(&self, id: RecordId) -> bool {
+        if let Some(decided) = self.part.outline(id).and_then(|outline| self.selection.filter_decides(&outline)) {
+            return decided;
+        }
         if let Some(&known) = self.known.borrow().get(&id) {
             return known;
         }

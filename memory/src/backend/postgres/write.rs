@@ -146,8 +146,15 @@ pub(super) fn change(
         record.feedback.useful = record.feedback.useful.saturating_add(more.useful);
         record.feedback.wrong = record.feedback.wrong.saturating_add(more.wrong);
     }
+    if let Some(provenance) = &change.provenance {
+        record.provenance.clone_from(provenance);
+    }
     if change.content.is_none() && change.metadata.is_none() {
-        save_body(transaction, &record)?;
+        // Filters and names are made of the provenance; the version and its time stay.
+        match change.provenance {
+            Some(_) => save_version(transaction, &record, vector)?,
+            None => save_body(transaction, &record)?,
+        }
         return Ok(record);
     }
     // A clock that went back must not reorder versions.
@@ -182,6 +189,7 @@ fn archive(
     Ok(())
 }
 
+/// Writes every column that follows from the record.
 fn save_version(transaction: &mut Transaction<'_>, record: &Record, vector: Vec<f32>) -> Result<(), Fault> {
     let columns = Columns::of(record)?;
     let mut sql = Sql::new("UPDATE records SET body = ");

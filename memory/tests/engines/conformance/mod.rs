@@ -21,7 +21,7 @@ macro_rules! conformance {
     ($backend:expr) => {
         $crate::conformance!($backend;
             write: puts_and_gets, sees_again, takes_the_next_salt, changes_and_keeps_the_past, changes_without_a_version,
-                refuses_to_change_what_is_not_there, expires, revives_what_expired, forgets_ids, forgets_a_selection,
+                moves_without_a_version, refuses_to_change_what_is_not_there, expires, revives_what_expired, forgets_ids, forgets_a_selection,
                 forgets_a_tenant, keeps_every_text, keeps_large_records, refuses_vectors_of_another_length;
             search: gets_many_in_order, scans_in_pages, scans_the_past, finds_the_nearest, finds_the_nearest_that_are_selected,
                 finds_words, ranks_rare_words_higher, finds_symbols_first, follows_changes, tells_its_sizes;

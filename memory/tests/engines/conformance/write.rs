@@ -121,6 +121,36 @@ pub fn changes_without_a_version(backend: &dyn Backend) {
     assert_eq!(backend.get(&scope.partition, first.id, None).unwrap(), Some(changed));
 }
 
+/// A file was renamed: the record is where the text is now, for filters, words and names, and no version is added.
+pub fn moves_without_a_version(backend: &dyn Backend) {
+    let scope = scope();
+    let mut drifting = stored(&scope, "fn drift() {}");
+    let from =
+        Provenance { path: Some("src/old.rs".into()), symbol: Some("old::drift".into()), ..Provenance::default() };
+    drifting.record.provenance = from.clone();
+    let first = put(backend, drifting);
+    let to = Provenance {
+        path: Some("src/new.rs".into()),
+        symbol: Some("fresh::float".into()),
+        lines: Some((3, 4)),
+        ..from
+    };
+    let moving = Change { provenance: Some(to.clone()), ..Change::default() };
+    let moved = backend.change(&scope.partition, first.id, moving).unwrap();
+    assert_eq!(moved, super::Record { provenance: to, ..first.clone() }, "nothing else changed");
+    assert_eq!(backend.get(&scope.partition, first.id, None).unwrap(), Some(moved));
+    let at = |path: &str| {
+        let value = json!(path);
+        let filter = Some(Filter::Eq(Comparison { field: "path".into(), value }));
+        let selection = Selection { filter, ..Selection::all(scope.clone()) };
+        let found = backend.nearest(&selection, &vector(0, 0.0), 9).unwrap();
+        (backend.scan(&selection, None, None, 9).unwrap().len(), found.len())
+    };
+    assert_eq!((at("src/old.rs"), at("src/new.rs")), ((0, 0), (1, 1)));
+    let literal = |text: &str| backend.literal(&Selection::all(scope.clone()), text, 9).unwrap().len();
+    assert_eq!((literal("old::drift"), literal("fresh::float")), (0, 1));
+}
+
 pub fn refuses_to_change_what_is_not_there(backend: &dyn Backend) {
     let scope = scope();
     let error = backend.change(&scope.partition, RecordId(9), Change::default()).unwrap_err();
