@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, BackendStats, Forget};
+use crate::backend::{Backend, BackendStats, Forget, Selection};
 use crate::cache::{CacheCounts, MemoryCaches};
 use crate::config::MemoryConfig;
 use crate::embedder::Embedder;
@@ -96,6 +96,17 @@ impl Memory {
     /// The backend's.
     pub fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Option<Record>> {
         self.watched(Operation::Get, None, || self.backend.get(partition, id, as_of))
+    }
+
+    /// The selected records as they stand, in the order of their ids, at most `limit`, after `after`.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Invalid`] for a filter that is not valid; the backend's.
+    pub fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>> {
+        self.watched(Operation::Get, None, || {
+            let page = self.backend.scan(selection, None, after, limit)?;
+            Ok(page.into_iter().map(|stored| stored.record).collect())
+        })
     }
 
     /// Forgets records with their history, and what the caches hold of their partition. How many went.
