@@ -51,7 +51,7 @@ impl Memory {
             }
             let written = self.backend.put(stored);
             // Also after a failure, for a part may have been written.
-            partitions.iter().for_each(|partition| self.caches.written(partition));
+            partitions.iter().for_each(|partition| self.written(partition));
             written
         })
     }
@@ -89,7 +89,7 @@ impl Memory {
             let feedback = patch.useful.map(feedback);
             let change = Change { content, metadata, expires, pinned: patch.pinned, feedback, provenance: None };
             let changed = self.backend.change(partition, id, change);
-            self.caches.written(partition);
+            self.written(partition);
             changed
         })
     }
@@ -114,7 +114,7 @@ impl Memory {
                     }
                 }
             }
-            self.caches.written(partition);
+            self.written(partition);
             outcome.map(|()| count)
         })
     }
