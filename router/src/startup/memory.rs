@@ -72,12 +72,13 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
             let embedded = Arc::new(Embedded::open(&settings.dir, Some(&id), embedded_config(settings))?);
             (Arc::clone(&embedded) as Arc<dyn Backend>, Some(embedded))
         }
-        MemoryBackend::Postgres { url, pool } => {
+        MemoryBackend::Postgres { url, schema, pool } => {
             if shared.is_none() {
                 // Nothing else tells of the other servers' writes.
                 facade.caches.recall_bytes = 0;
             }
             let mut postgres = PostgresConfig::at(engine_secret(url));
+            postgres.schema.clone_from(schema);
             postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
             postgres.ef_search = u32::try_from(settings.ef_search).unwrap_or(u32::MAX).min(1000);
             (Arc::new(Postgres::open(&postgres, (&id.name, id.dim))?), None)
