@@ -307,7 +307,8 @@ fn manifests_go_with_what_is_forgotten() {
         let scope = Scope::of(tenant, domain).unwrap();
         if project.is_empty() { scope } else { scope.project(project).unwrap() }
     };
-    let kept = [("acme", "coding", "shop"), ("acme", "coding", "api"), ("acme", "docs", "shop"), ("bolt", "coding", "shop")];
+    let kept =
+        [("acme", "coding", "shop"), ("acme", "coding", "api"), ("acme", "docs", "shop"), ("bolt", "coding", "shop")];
     let check = |forget: &dyn Fn(&ManifestStore) -> crate::Result<()>, expected: [bool; 4]| {
         let dir = TempDir::new().unwrap();
         let store = ManifestStore::new(dir.path());
@@ -315,7 +316,8 @@ fn manifests_go_with_what_is_forgotten() {
             store.save(&scope(tenant, domain, project), &Manifest { format: 1, ..Manifest::default() }).unwrap();
         }
         forget(&store).unwrap();
-        let there = kept.map(|(tenant, domain, project)| store.load(&scope(tenant, domain, project)).unwrap().is_some());
+        let there =
+            kept.map(|(tenant, domain, project)| store.load(&scope(tenant, domain, project)).unwrap().is_some());
         assert_eq!(there, expected);
     };
     check(&|store| store.remove(&scope("acme", "coding", "shop")), [false, true, true, true]);

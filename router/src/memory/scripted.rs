@@ -161,7 +161,8 @@ impl MemoryStore for Scripted {
     fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>> {
         self.turn()?;
         let selection = selection.compile()?;
-        let mut found: Vec<Record> = self.records().iter().filter(|record| selection.matches(record)).cloned().collect();
+        let mut found: Vec<Record> =
+            self.records().iter().filter(|record| selection.matches(record)).cloned().collect();
         found.retain(|record| after.is_none_or(|after| record.id > after));
         found.sort_by_key(|record| record.id);
         found.truncate(limit);

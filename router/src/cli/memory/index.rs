@@ -168,9 +168,8 @@ impl Indexing {
         let rate = |count: usize| if seconds > 0.0 { (count as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 };
         let each = grown.filter(|_| progress.records > 0).map(|grown| grown / progress.records as u64);
         let secrets = report.secrets.iter();
-        let secrets: Vec<Value> = secrets
-            .map(|(path, found)| json!({"path": path, "line": found.line, "rule": found.rule}))
-            .collect();
+        let secrets: Vec<Value> =
+            secrets.map(|(path, found)| json!({"path": path, "line": found.line, "rule": found.rule})).collect();
         let unread = report.unread.iter();
         let unread: Vec<Value> = unread.map(|(path, why)| json!({"path": path, "why": why})).collect();
         json!({
@@ -269,7 +268,7 @@ mod tests {
                 "disk_bytes_per_record": 1024, "interrupted": true,
                 "secrets": [{"path": "a.rs", "line": 3, "rule": "aws-access-key"}]}),
             "web: 7 files in 2.0 s (3.5 files/s), 3 of them unchanged\n  20 new records (10.0 records/s), 0 kept, 0 moved, \
-             0 forgotten\n  2KiB read, 1KiB on disk a record\n  1 secrets taken out\n    a.rs:3 aws-access-key\n  \
+             0 forgotten\n  2 KiB read, 1 KiB on disk a record\n  1 secrets taken out\n    a.rs:3 aws-access-key\n  \
              interrupted: the next run goes on from here\n",
         );
     }
