@@ -186,6 +186,14 @@ impl ManifestStore {
         Ok(())
     }
 
+    /// Removes all manifests, as must be done when the records were replaced or some were lost.
+    ///
+    /// # Errors
+    /// As [`ManifestStore::remove`].
+    pub fn clear(&self) -> Result<()> {
+        gone(&self.dir, fs::remove_dir_all(&self.dir))
+    }
+
     /// Removes all manifests of a tenant.
     ///
     /// # Errors

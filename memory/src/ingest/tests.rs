@@ -325,6 +325,7 @@ fn manifests_go_with_what_is_forgotten() {
     check(&|store| store.remove(&scope("acme", "coding", "")), [false, false, true, true]);
     check(&|store| store.remove(&scope("none", "coding", "")), [true, true, true, true]);
     check(&|store| store.remove_tenant(&scope("acme", "x", "").partition.tenant), [false, false, false, true]);
+    check(&|store| store.clear(), [false; 4]);
     check(&|store| store.remove_tenant(&scope("none", "x", "").partition.tenant), [true, true, true, true]);
 }
 

@@ -9,6 +9,7 @@ use crate::error::{MemoryError, Result};
 use crate::fuse::Rankings;
 use crate::literal::Literals;
 use crate::memory::Memory;
+use crate::memory::answers::Answers;
 use crate::memory::rank::Ranker;
 use crate::observer::Operation;
 use crate::query::{Hit, Query, Recall};

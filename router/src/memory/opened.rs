@@ -36,7 +36,7 @@ pub struct Opened {
 impl Opened {
     /// Over a facade, and its backend where that is the embedded one, in `dir`.
     pub fn new(memory: Memory, embedded: Option<Arc<Embedded>>, dir: &Path) -> Self {
-        let manifests = embedded.as_ref().map(|_| ManifestStore::new(dir.join("manifests")));
+        let manifests = embedded.as_ref().map(|_| manifests(dir));
         Self { memory, embedded, manifests, searched: Mutex::default() }
     }
 
@@ -146,6 +146,11 @@ impl MemoryStore for Opened {
     fn expire(&self) -> Result<u64> {
         self.memory.expire(Timestamp::now())
     }
+}
+
+/// The manifests of what was indexed into the embedded memory in `dir`.
+pub fn manifests(dir: &Path) -> ManifestStore {
+    ManifestStore::new(dir.join("manifests"))
 }
 
 /// Takes the lookups of the facade's caches into the metrics. Its operations are counted by the service, which knows

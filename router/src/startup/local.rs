@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{bind, http_settings, load};
 use crate::app::AppState;
-use crate::auth::{ApiKeys, Tenant};
+use crate::auth::ApiKeys;
 use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::memory::MemoryService;

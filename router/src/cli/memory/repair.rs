@@ -25,6 +25,8 @@ pub(super) fn run(config: &ConfigArgs, args: &RepairArgs) -> anyhow::Result<()> 
     // The damage may have taken the encoder's name with it.
     let (_, encoder) = startup::encoder(&settings)?;
     let repaired = Embedded::repair(&settings.memory.dir, Some(&encoder))?;
+    // What was indexed may be among what was lost: the next run looks.
+    crate::memory::manifests(&settings.memory.dir).clear()?;
     args.directory.print(&json!(repaired), |_| text(&repaired))
 }
 
