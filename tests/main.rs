@@ -9,6 +9,7 @@ mod encoders;
 mod equalities;
 mod logits;
 mod memory;
+mod memory_commands;
 mod openai_client;
 mod process;
 mod reference;

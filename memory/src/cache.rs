@@ -93,6 +93,13 @@ impl Generations {
     }
 }
 
+impl RecallKey {
+    /// The whole question in bytes, what had been written apart.
+    pub fn question(&self) -> &[u8] {
+        &self.query
+    }
+}
+
 impl Counter {
     fn count(&self, hit: bool) {
         let counter = if hit { &self.hits } else { &self.misses };
@@ -175,9 +182,14 @@ impl MemoryCaches {
     /// Keeps the answer to `query`.
     pub fn keep_recall(&self, key: RecallKey, query: &Query, hits: &[Hit]) {
         if let Some(recalls) = &self.recalls {
-            let time = self.times.recall_time(&query.kinds);
+            let time = self.time(query);
             recalls.insert(key, Arc::new(Answer { hits: hits.to_vec(), time }));
         }
+    }
+
+    /// How long the answer to `query` may be used.
+    pub fn time(&self, query: &Query) -> Duration {
+        self.times.recall_time(&query.kinds)
     }
 
     /// Something was written in a partition: no answer from before is given any more.

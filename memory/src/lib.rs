@@ -8,26 +8,26 @@
 
 pub mod backend;
 pub mod cache;
-pub mod config;
 pub mod chunk;
+pub mod config;
 mod embedder;
 mod error;
 pub mod exact;
 pub mod filter;
 pub mod fuse;
 pub mod index;
+pub mod ingest;
 pub mod lexical;
 pub mod literal;
 mod memory;
 pub mod mmr;
 mod observer;
-pub mod ingest;
 mod query;
 mod record;
 mod redact;
 mod scope;
-pub mod store;
 pub mod secrets;
+pub mod store;
 
 pub use config::MemoryConfig;
 pub use embedder::{Embedder, Side};

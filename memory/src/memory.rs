@@ -1,5 +1,6 @@
 //! The memory: remember, recall, forget, the same over every backend.
 
+mod answers;
 mod past;
 mod rank;
 mod search;
@@ -11,7 +12,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, BackendStats, Forget};
+use crate::backend::redis::{Generation, SharedCache};
+use crate::backend::{Backend, BackendStats, Forget, Selection};
 use crate::cache::{CacheCounts, MemoryCaches};
 use crate::config::MemoryConfig;
 use crate::embedder::Embedder;
@@ -19,7 +21,7 @@ use crate::error::Result;
 use crate::observer::{MemoryObserver, Operation, Unobserved};
 use crate::record::{Kind, Record, RecordId, Timestamp};
 use crate::redact::{Redactor, Unredacted};
-use crate::scope::Partition;
+use crate::scope::{Name, Partition, Scope};
 pub use self_check::SelfCheck;
 
 /// Records, found again by meaning, word and name. Shared by all threads; every method may block.
@@ -30,6 +32,7 @@ pub struct Memory {
     caches: MemoryCaches,
     redactor: Arc<dyn Redactor>,
     observer: Arc<dyn MemoryObserver>,
+    shared: Option<Arc<dyn SharedCache>>,
 }
 
 /// Sizes and counts of a memory.
@@ -58,7 +61,7 @@ impl Memory {
         config.validate()?;
         let caches = MemoryCaches::new(&config.caches);
         let (redactor, observer) = (Arc::new(Unredacted), Arc::new(Unobserved));
-        Ok(Self { backend, embedder, config, caches, redactor, observer })
+        Ok(Self { backend, embedder, config, caches, redactor, observer, shared: None })
     }
 
     /// The same with a redactor: content and metadata pass through it before they are embedded or stored.
@@ -72,6 +75,14 @@ impl Memory {
     #[must_use]
     pub fn observed_by(mut self, observer: Arc<dyn MemoryObserver>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// The same with a cache of answers that a fleet shares. Its own caches then know of the others' writes too; while
+    /// the shared one does not answer, nothing is cached.
+    #[must_use]
+    pub fn sharing(mut self, cache: Arc<dyn SharedCache>) -> Self {
+        self.shared = Some(cache);
         self
     }
 
@@ -98,6 +109,17 @@ impl Memory {
         self.watched(Operation::Get, None, || self.backend.get(partition, id, as_of))
     }
 
+    /// The selected records as they stand, in the order of their ids, at most `limit`, after `after`.
+    ///
+    /// # Errors
+    /// [`crate::MemoryError::Invalid`] for a filter that is not valid; the backend's.
+    pub fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>> {
+        self.watched(Operation::Get, None, || {
+            let page = self.backend.scan(selection, None, after, limit)?;
+            Ok(page.into_iter().map(|stored| stored.record).collect())
+        })
+    }
+
     /// Forgets records with their history, and what the caches hold of their partition. How many went.
     ///
     /// # Errors
@@ -110,12 +132,12 @@ impl Memory {
             let gone = self.backend.forget(what);
             // Also after a failure, for a part may be gone.
             match what {
-                Forget::Ids(partition, _) => self.caches.forget(&partition.tenant, Some(&partition.domain)),
+                Forget::Ids(partition, _) => self.forgotten(&partition.tenant, Some(&partition.domain)),
                 Forget::Matching(selection) => {
                     let partition = &selection.scope.partition;
-                    self.caches.forget(&partition.tenant, Some(&partition.domain));
+                    self.forgotten(&partition.tenant, Some(&partition.domain));
                 }
-                Forget::Tenant(tenant) => self.caches.forget(tenant, None),
+                Forget::Tenant(tenant) => self.forgotten(tenant, None),
             }
             gone
         })
@@ -148,6 +170,29 @@ impl Memory {
             embedding_cache: self.caches.embedding_counts(),
             recall_cache: self.caches.recall_counts(),
         })
+    }
+
+    /// No answer from before a write in `partition` is given any more, here or by another server.
+    fn written(&self, partition: &Partition) {
+        self.caches.written(partition);
+        if let Some(shared) = &self.shared {
+            shared.invalidate(partition);
+        }
+    }
+
+    /// What the caches hold of a partition, or of a whole tenant, is given no more.
+    fn forgotten(&self, tenant: &Name, domain: Option<&Name>) {
+        self.caches.forget(tenant, domain);
+        if let Some(shared) = &self.shared {
+            let domain = domain.cloned().unwrap_or_else(Scope::every_domain);
+            shared.invalidate(&Partition { tenant: tenant.clone(), domain });
+        }
+    }
+
+    /// The shared cache's generations of a partition and of all its tenant's domains; `None`: it does not answer.
+    fn shared_generations(&self, shared: &dyn SharedCache, partition: &Partition) -> Option<[Generation; 2]> {
+        let all = Partition { tenant: partition.tenant.clone(), domain: Scope::every_domain() };
+        Some([shared.generation(partition)?, shared.generation(&all)?])
     }
 
     /// Runs an operation and tells the observer.

@@ -106,6 +106,12 @@ impl Scope {
         Name(Self::DEFAULT_DOMAIN.into())
     }
 
+    /// Stands for all domains of a tenant in keys of the shared cache; a domain of this name is at worst invalidated
+    /// with the others.
+    pub(crate) fn every_domain() -> Name {
+        Name("*".into())
+    }
+
     /// All of a tenant's domain.
     ///
     /// # Errors

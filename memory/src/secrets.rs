@@ -16,6 +16,7 @@ use regex::Regex;
 
 mod rules;
 
+use crate::redact::Redactor;
 use rules::{RULES, Rule};
 
 /// Changes whenever a text may be redacted in another way than before.
@@ -37,6 +38,16 @@ pub struct Redacted<'a> {
     pub text: Cow<'a, str>,
     /// What was taken out, in the text's order.
     pub found: Vec<Finding>,
+}
+
+/// The rules as what a [`crate::Memory`] is redacted by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SecretRules;
+
+impl Redactor for SecretRules {
+    fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        redact(text).text
+    }
 }
 
 /// Takes secrets out of `text`. Takes any text, in time linear in its length.

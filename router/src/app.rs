@@ -111,10 +111,14 @@ fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ("/v1/models", get(api::models::list)),
         // Ids of the hub have a slash in them.
         ("/v1/models/{*id}", get(api::models::retrieve)),
-        ("/v1/memory/records", post(api::memory::create)),
+        ("/v1/memory/records", get(api::memory::list).post(api::memory::create)),
         ("/v1/memory/records/{id}", get(api::memory::retrieve).patch(api::memory::update).delete(api::memory::delete)),
         ("/v1/memory/search", post(api::memory::search)),
         ("/v1/memory/forget", post(api::memory::forget)),
+        (
+            "/v1/memory/index",
+            get(api::memory::index::retrieve).put(api::memory::index::replace).patch(api::memory::index::relocate),
+        ),
         ("/v1/memory/stats", get(api::memory::stats)),
         ("/v1/memory/snapshots", post(api::memory::snapshot)),
         ("/tokenize", post(api::tokenize::tokenize)),

@@ -138,6 +138,69 @@ async fn refusals_say_what_and_how() {
 }
 
 #[tokio::test]
+async fn records_are_listed_page_by_page() {
+    let (state, _) = server(|_| ());
+    let place = json!({"project": "p"});
+    let new: Vec<Value> = (0..5).map(|n| json!({"content": format!("note {n}"), "scope": place})).collect();
+    good(&state, "ada", "POST", RECORDS, json!(new)).await;
+    good(&state, "ada", "POST", RECORDS, json!({"content": "elsewhere", "kind": "code"})).await;
+    good(&state, "bob", "POST", RECORDS, json!({"content": "another's", "scope": place})).await;
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = good(&state, "ada", "GET", &format!("{RECORDS}?project=p&limit=2{after}"), Value::Null).await;
+        found.extend(page["data"].as_array().expect("a list").iter().map(|record| record["id"].to_string()));
+        if page["has_more"] == false {
+            break;
+        }
+        after = format!("&after={}", found.last().expect("one").trim_matches('"'));
+    }
+    assert_eq!(found.len(), 5);
+    assert!(found.is_sorted() && !found.windows(2).any(|pair| pair[0] == pair[1]), "{found:?}");
+    let count = async |query: &str| {
+        let list = good(&state, "ada", "GET", &format!("{RECORDS}?{query}"), Value::Null).await;
+        list["data"].as_array().map(Vec::len)
+    };
+    assert_eq!(count("").await, Some(6));
+    assert_eq!(count("kind=code").await, Some(1));
+    assert_eq!(count("filter=%7B%22exists%22%3A%7B%22field%22%3A%22project%22%7D%7D").await, Some(5));
+    for query in ["limit=0", "limit=1001", "after=7", "kind=song", "filter=%7B", "project="] {
+        let (status, error) = ask(&state, "ada", "GET", &format!("{RECORDS}?{query}"), Value::Null).await;
+        assert_eq!(status, 400, "{query}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_projects_index_is_kept_and_its_records_move() {
+    const INDEX: &str = "/v1/memory/index";
+    let (state, _) = server(|_| ());
+    let scope = json!({"project": "p"});
+    let none = good(&state, "ada", "GET", &format!("{INDEX}?project=p"), Value::Null).await;
+    assert_eq!(none["manifest"], Value::Null);
+    let manifest = json!({"format": 1, "chunker": "c", "complete": true, "files": {}, "salted": {}});
+    good(&state, "ada", "PUT", INDEX, json!({"scope": scope, "manifest": manifest})).await;
+    let kept = good(&state, "ada", "GET", &format!("{INDEX}?project=p"), Value::Null).await;
+    assert_eq!(kept["manifest"], manifest);
+    let others = good(&state, "bob", "GET", &format!("{INDEX}?project=p"), Value::Null).await;
+    assert_eq!(others["manifest"], Value::Null);
+
+    let record = good(&state, "ada", "POST", RECORDS, json!({"content": "fn a() {}", "scope": scope})).await;
+    let id = record["id"].as_str().expect("an id");
+    let moved = json!([{"id": id, "provenance": {"path": "b.rs"}}, {"id": "0".repeat(32), "provenance": {}}]);
+    let answer = good(&state, "ada", "PATCH", INDEX, json!({"scope": scope, "moved": moved})).await;
+    assert_eq!(answer["moved"], 1);
+    let record = good(&state, "ada", "GET", &format!("{RECORDS}/{id}"), Value::Null).await;
+    assert_eq!((&record["provenance"]["path"], &record["version"]), (&json!("b.rs"), &json!(1)));
+    for (method, body) in [
+        ("PUT", json!({"scope": scope})),
+        ("PUT", json!({"manifest": {"format": 9, "chunker": "", "complete": true, "files": {}}})),
+        ("PATCH", json!({"moved": [{"id": "7", "provenance": {}}]})),
+    ] {
+        let (status, error) = ask(&state, "ada", method, INDEX, body).await;
+        assert_eq!(status, 400, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_is_a_file_of_the_servers() {
     let dir = tempfile::tempdir().expect("a folder");
     let (state, _) = server(|memory| memory.dir = dir.path().to_owned());

@@ -102,6 +102,12 @@ fn every_documented_parameter_is_known_to_its_parser() {
         ("NewRecord", json!({"content": "x"}), Box::new(|body| wire::read_records(body, &place()).map(drop))),
         ("RecordPatch", json!({"pinned": true}), Box::new(|body| wire::read_patch(body).map(drop))),
         ("SearchRequest", json!({"query": "x"}), Box::new(|body| wire::read_search(body, &place()).map(drop))),
+        (
+            "IndexRequest",
+            json!({"manifest": {"format": 1, "chunker": "", "complete": true, "files": {}}}),
+            Box::new(|body| wire::read_manifest(body, &place()).map(drop)),
+        ),
+        ("RelocateRequest", json!({"moved": []}), Box::new(|body| wire::read_moves(body, &place()).map(drop))),
         ("ForgetRequest", json!({"kinds": ["code"]}), Box::new(|body| wire::read_forget(body, &place()).map(drop))),
     ];
     let document = document();

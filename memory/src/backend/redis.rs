@@ -27,6 +27,13 @@ const CHECKSUM: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation(u64);
 
+impl Generation {
+    /// As a number, for keys of caches.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// A cache beside a memory. It may forget at any time, and it never fails: trouble is a miss.
 pub trait SharedCache: Send + Sync {
     /// The partition's generation, to be asked for before the answer is looked up or computed: an answer that a
@@ -130,7 +137,7 @@ impl RedisCache {
     /// [`MemoryError::Invalid`] for a URL that is none.
     pub fn new(config: RedisConfig) -> Result<Self> {
         let invalid = |_| MemoryError::Invalid {
-            field: "memory.redis.url".to_owned(),
+            field: "memory.redis_url".to_owned(),
             message: "is not `redis://user:password@host:port/database`".to_owned(),
         };
         let client = redis::Client::open(config.url.expose()).map_err(invalid)?;

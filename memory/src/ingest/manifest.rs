@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{MemoryError, Result};
 use crate::record::{Provenance, RecordId, Trust, content_hash};
-use crate::scope::Scope;
+use crate::scope::{Name, Partition, Scope};
 
 /// What a tree looked like when it was indexed last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -95,7 +95,8 @@ pub(super) fn provenance(
     }
 }
 
-/// Manifests as files of a directory, one a scope, each written whole.
+/// Manifests as files, one a scope, each written whole: `tenant/domain/project-session.json` in a directory, the names
+/// hashed, so that those of a project, a domain or a tenant can be dropped without reading any.
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     dir: PathBuf,
@@ -107,15 +108,17 @@ impl ManifestStore {
         Self { dir: dir.into() }
     }
 
+    fn tenant_dir(&self, tenant: &Name) -> PathBuf {
+        self.dir.join(hashed(Some(tenant)))
+    }
+
+    fn partition_dir(&self, partition: &Partition) -> PathBuf {
+        self.tenant_dir(&partition.tenant).join(hashed(Some(&partition.domain)))
+    }
+
     fn path(&self, scope: &Scope) -> PathBuf {
-        let parts = [
-            scope.partition.tenant.as_str(),
-            scope.partition.domain.as_str(),
-            scope.project.as_ref().map_or("", |name| name.as_str()),
-            scope.session.as_ref().map_or("", |name| name.as_str()),
-        ];
-        // names hold no control characters, so this joins them without doubt
-        self.dir.join(format!("{}.json", &content_hash(&parts.join("\n"))[..32]))
+        let name = format!("{}-{}.json", hashed(scope.project.as_ref()), hashed(scope.session.as_ref()));
+        self.partition_dir(&scope.partition).join(name)
     }
 
     /// The manifest of a scope. One that cannot be understood counts as none: the next run asks the store.
@@ -149,26 +152,71 @@ impl ManifestStore {
             path: path.clone(),
             source: error.into(),
         })?;
-        replace(&self.dir, &path, &bytes).map_err(|source| match source.kind() {
+        replace(&self.partition_dir(&scope.partition), &path, &bytes).map_err(|source| match source.kind() {
             ErrorKind::StorageFull => MemoryError::DiskFull { path, bytes: bytes.len() as u64 },
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => MemoryError::ReadOnly { path },
             _ => MemoryError::Io { action: "write", path, source },
         })
     }
 
-    /// Removes the manifest of a scope, as must be done when its records are forgotten by other means.
+    /// Removes the manifests of every scope that `scope` covers, as must be done when records are forgotten by other
+    /// means: the next run then asks the store what is there.
     ///
     /// # Errors
-    /// [`MemoryError::Io`] if it is there and cannot be removed.
+    /// [`MemoryError::Io`] if one is there and cannot be removed.
     pub fn remove(&self, scope: &Scope) -> Result<()> {
-        let path = self.path(scope);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                Err(MemoryError::Io { action: "remove", path, source })
+        let dir = self.partition_dir(&scope.partition);
+        let meant = |given: Option<&Name>, part: &str| given.is_none_or(|name| hashed(Some(name)) == part);
+        let covered = |name: &str| {
+            let parts = name.split_once('.').and_then(|(stem, _)| stem.split_once('-'));
+            parts.is_some_and(|(project, session)| {
+                meant(scope.project.as_ref(), project) && meant(scope.session.as_ref(), session)
+            })
+        };
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(MemoryError::Io { action: "list", path: dir, source }),
+        };
+        for entry in entries.flatten() {
+            if covered(&entry.file_name().to_string_lossy()) {
+                gone(&entry.path(), fs::remove_file(entry.path()))?;
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
+
+    /// Removes all manifests, as must be done when the records were replaced or some were lost.
+    ///
+    /// # Errors
+    /// As [`ManifestStore::remove`].
+    pub fn clear(&self) -> Result<()> {
+        gone(&self.dir, fs::remove_dir_all(&self.dir))
+    }
+
+    /// Removes all manifests of a tenant.
+    ///
+    /// # Errors
+    /// As [`ManifestStore::remove`].
+    pub fn remove_tenant(&self, tenant: &Name) -> Result<()> {
+        let dir = self.tenant_dir(tenant);
+        gone(&dir, fs::remove_dir_all(&dir))
+    }
+}
+
+/// A removal of what need not be there.
+fn gone(path: &Path, removed: std::io::Result<()>) -> Result<()> {
+    match removed {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(MemoryError::Io { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A name, or that there is none, as one that every file system takes; no name is empty.
+fn hashed(name: Option<&Name>) -> String {
+    content_hash(name.map_or("", Name::as_str))[..32].to_owned()
 }
 
 fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {

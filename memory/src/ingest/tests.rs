@@ -289,16 +289,44 @@ fn the_commit_is_read_from_the_repository() {
 fn a_manifest_that_is_damaged_is_asked_of_the_store_and_a_newer_one_refused() {
     let mut bench = Bench::new(&[("a.rs", &function("one"))]);
     bench.run().unwrap();
-    let dir = bench.root.with_file_name("manifests");
-    let file = fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+    let mut file = bench.root.with_file_name("manifests");
+    while file.is_dir() {
+        file = fs::read_dir(&file).unwrap().next().unwrap().unwrap().path();
+    }
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, &text[..text.len() / 2]).unwrap();
     let report = bench.run().unwrap();
     assert_eq!((report.progress.records, report.kept, bench.places().len()), (0, 1, 1));
     fs::write(&file, text.replace("\"format\":1", "\"format\":2")).unwrap();
     assert!(matches!(bench.run(), Err(MemoryError::Format { found: 2, known: 1, .. })));
-    bench.shelf.manifests.remove(&bench.options.scope).unwrap();
-    assert!(!Path::new(&file).exists());
+}
+
+#[test]
+fn manifests_go_with_what_is_forgotten() {
+    let scope = |tenant: &str, domain: &str, project: &str| {
+        let scope = Scope::of(tenant, domain).unwrap();
+        if project.is_empty() { scope } else { scope.project(project).unwrap() }
+    };
+    let kept =
+        [("acme", "coding", "shop"), ("acme", "coding", "api"), ("acme", "docs", "shop"), ("bolt", "coding", "shop")];
+    let check = |forget: &dyn Fn(&ManifestStore) -> crate::Result<()>, expected: [bool; 4]| {
+        let dir = TempDir::new().unwrap();
+        let store = ManifestStore::new(dir.path());
+        for (tenant, domain, project) in kept {
+            store.save(&scope(tenant, domain, project), &Manifest { format: 1, ..Manifest::default() }).unwrap();
+        }
+        forget(&store).unwrap();
+        let there =
+            kept.map(|(tenant, domain, project)| store.load(&scope(tenant, domain, project)).unwrap().is_some());
+        assert_eq!(there, expected);
+    };
+    check(&|store| store.remove(&scope("acme", "coding", "shop")), [false, true, true, true]);
+    check(&|store| store.remove(&scope("acme", "coding", "shop").session("s")?), [true, true, true, true]);
+    check(&|store| store.remove(&scope("acme", "coding", "")), [false, false, true, true]);
+    check(&|store| store.remove(&scope("none", "coding", "")), [true, true, true, true]);
+    check(&|store| store.remove_tenant(&scope("acme", "x", "").partition.tenant), [false, false, false, true]);
+    check(&|store| store.clear(), [false; 4]);
+    check(&|store| store.remove_tenant(&scope("none", "x", "").partition.tenant), [true, true, true, true]);
 }
 
 #[test]

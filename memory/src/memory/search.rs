@@ -9,6 +9,7 @@ use crate::error::{MemoryError, Result};
 use crate::fuse::Rankings;
 use crate::literal::Literals;
 use crate::memory::Memory;
+use crate::memory::answers::Answers;
 use crate::memory::rank::Ranker;
 use crate::observer::Operation;
 use crate::query::{Hit, Query, Recall};
@@ -33,11 +34,10 @@ impl Memory {
         let kind = if let [kind] = query.kinds.as_slice() { Some(*kind) } else { None };
         self.watched(Operation::Search, kind, || {
             let selection = self.checked(query, count.is_some())?;
-            let shared = self.backend.generation(&query.scope.partition)?;
-            let key = self.caches.key(query, shared);
+            let answers = Answers::of(self, query)?;
             let start = Instant::now();
-            let cached = key.as_ref().and_then(|key| {
-                let hits = self.caches.recall(key);
+            let cached = answers.as_ref().and_then(|answers| {
+                let hits = answers.kept(query);
                 self.observer.cache("recall", hits.is_some());
                 hits
             });
@@ -49,8 +49,8 @@ impl Memory {
             let start = Instant::now();
             let hits = self.found(query, &selection, vector.as_deref())?;
             let search = start.elapsed();
-            if let Some(key) = key {
-                self.caches.keep_recall(key, query, &hits);
+            if let Some(answers) = answers {
+                answers.keep(query, &hits);
             }
             Ok(Recall { hits: within_budget(unexpired(hits, query), query, count), cached: false, embed, search })
         })

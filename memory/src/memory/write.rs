@@ -11,7 +11,7 @@ use crate::error::{MemoryError, Result};
 use crate::memory::Memory;
 use crate::observer::Operation;
 use crate::query::{Lifetime, NewRecord, Patch};
-use crate::record::{Feedback, Kind, Record, RecordId, Timestamp, content_hash};
+use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, content_hash};
 use crate::redact::redact_json;
 use crate::scope::Partition;
 
@@ -51,7 +51,7 @@ impl Memory {
             }
             let written = self.backend.put(stored);
             // Also after a failure, for a part may have been written.
-            partitions.iter().for_each(|partition| self.caches.written(partition));
+            partitions.iter().for_each(|partition| self.written(partition));
             written
         })
     }
@@ -89,8 +89,33 @@ impl Memory {
             let feedback = patch.useful.map(feedback);
             let change = Change { content, metadata, expires, pinned: patch.pinned, feedback, provenance: None };
             let changed = self.backend.change(partition, id, change);
-            self.caches.written(partition);
+            self.written(partition);
             changed
+        })
+    }
+
+    /// Says where records are now, in place of what was said. Neither text nor version changes, so nothing is embedded.
+    /// How many there were; ids that are not there are passed over.
+    ///
+    /// # Errors
+    /// The backend's; what was changed before it stays.
+    pub fn relocate(&self, partition: &Partition, moved: Vec<(RecordId, Provenance)>) -> Result<u64> {
+        self.watched(Operation::Update, None, || {
+            let mut count = 0;
+            let mut outcome = Ok(());
+            for (id, provenance) in moved {
+                let change = Change { provenance: Some(provenance), ..Change::default() };
+                match self.backend.change(partition, id, change) {
+                    Ok(_) => count += 1,
+                    Err(MemoryError::NotFound(_)) => {}
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
+                }
+            }
+            self.written(partition);
+            outcome.map(|()| count)
         })
     }
 

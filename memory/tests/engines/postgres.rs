@@ -154,10 +154,10 @@ fn errors_name_the_cure_and_no_secret() {
         assert!(!text.contains("horse") && !text.contains(&url), "{text}");
     };
     check(good.replace(PASSWORD, "wrong-horse"), "engram", "password authentication failed");
-    check(good.replace("127.0.0.1:", "127.0.0.1:1"), "engram", "`memory.postgres.url`");
+    check(good.replace("127.0.0.1:", "127.0.0.1:1"), "engram", "`memory.postgres_url`");
     check(format!("{good}?sslmode=require"), "engram", "TLS");
-    check(format!("{good}?sslmode={PASSWORD}"), "engram", "`memory.postgres.url`: is not `postgresql://");
-    check(format!("mysql://u:{PASSWORD}@h/d"), "engram", "`memory.postgres.url`");
+    check(format!("{good}?sslmode={PASSWORD}"), "engram", "`memory.postgres_url`: is not `postgresql://");
+    check(format!("mysql://u:{PASSWORD}@h/d"), "engram", "`memory.postgres_url`");
     check(good.replace("/postgres", "/nowhere"), "engram", "\"nowhere\" does not exist");
-    check(good, "x; DROP", "`memory.postgres.schema`");
+    check(good, "x; DROP", "`memory.postgres_schema`");
 }

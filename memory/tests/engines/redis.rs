@@ -121,5 +121,5 @@ fn errors_hold_no_secret() {
     let none = RedisConfig { url: Secret::new(format!("http://:{PASSWORD}@h")), ..good };
     let error = RedisCache::new(none).err().unwrap();
     let text = format!("{error} {error:?}");
-    assert!(text.contains("memory.redis.url") && !text.contains("horse"), "{text}");
+    assert!(text.contains("memory.redis_url") && !text.contains("horse"), "{text}");
 }

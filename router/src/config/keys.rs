@@ -164,12 +164,7 @@ pub static KEYS: &[Key] = &[
     key("memory.enabled", Kind::Flag, "true", "keep a memory at all; false: /v1/memory answers 503"),
     key("memory.dir", Kind::Path, "", "where the memory lies; unset: `memory` in server.data_dir"),
     key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder: catalog id, owner/repo, or a path"),
-    key(
-        "memory.backend",
-        Kind::Choice(&["embedded", "postgres", "qdrant"]),
-        "embedded",
-        "where records and vectors lie",
-    ),
+    key("memory.backend", Kind::Choice(&["embedded", "postgres"]), "embedded", "where records and vectors lie"),
     key("memory.domain", Kind::Text, "coding", "domain of requests that name none"),
     key("memory.recall", Kind::Choice(&["off", "auto"]), "off", "whether a request that does not say recalls"),
     key("memory.recall_k", Kind::Count { min: 1, max: 100 }, "6", "records recalled at most"),
@@ -212,10 +207,9 @@ pub static KEYS: &[Key] = &[
         "time between recall self-checks; 0: none",
     ),
     key("memory.postgres_url", Kind::Secret, "", "postgres://user:password@host/database"),
+    key("memory.postgres_schema", Kind::Text, "engram", "schema that holds the tables; made if it is not there"),
     key("memory.postgres_pool", Kind::Count { min: 1, max: 1024 }, "8", "connections to PostgreSQL"),
-    key("memory.qdrant_url", Kind::Text, "", "http://host:6333"),
-    key("memory.qdrant_api_key", Kind::Secret, "", "its API key"),
-    key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache shared by servers; unset: none"),
+    key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache of recalls that servers share; unset: none"),
 ];
 
 /// Ten years and less.

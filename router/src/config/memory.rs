@@ -16,15 +16,10 @@ pub enum MemoryBackend {
     Postgres {
         /// Where it is, with its password.
         url: Secret,
+        /// The schema that holds its tables.
+        schema: String,
         /// Connections at most.
         pool: usize,
-    },
-    /// Qdrant, by its REST API.
-    Qdrant {
-        /// Where it is.
-        url: String,
-        /// Its key.
-        api_key: Option<Secret>,
     },
 }
 
@@ -177,27 +172,16 @@ pub(super) fn build(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemorySe
 }
 
 fn backend(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemoryBackend {
-    let mut missing = |key: &str, backend: &str| {
-        errors.push(get.bad(key, format!("is unset, and `memory.backend = \"{backend}\"` needs it")));
-    };
-    match get.text("memory.backend").as_str() {
-        "postgres" => {
-            let url = get.secret("memory.postgres_url");
-            if url.is_none() {
-                missing("memory.postgres_url", "postgres");
-            }
-            let url = url.unwrap_or_else(|| Secret::new(""));
-            MemoryBackend::Postgres { url, pool: get.number("memory.postgres_pool") as usize }
-        }
-        "qdrant" => {
-            let url = get.text("memory.qdrant_url");
-            if url.is_empty() {
-                missing("memory.qdrant_url", "qdrant");
-            }
-            MemoryBackend::Qdrant { url, api_key: get.secret("memory.qdrant_api_key") }
-        }
-        _ => MemoryBackend::Embedded,
+    if get.text("memory.backend") != "postgres" {
+        return MemoryBackend::Embedded;
     }
+    let url = get.secret("memory.postgres_url").unwrap_or_else(|| {
+        let problem = "is unset, and `memory.backend = \"postgres\"` needs it";
+        errors.push(get.bad("memory.postgres_url", problem.to_owned()));
+        Secret::new("")
+    });
+    let pool = get.number("memory.postgres_pool") as usize;
+    MemoryBackend::Postgres { url, schema: get.text("memory.postgres_schema"), pool }
 }
 
 /// `team-a recall=auto remember=session project=web`; what it does not say is as for all keys.

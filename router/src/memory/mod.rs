@@ -15,7 +15,7 @@ mod store;
 pub mod wire;
 
 pub use embedder::EncoderEmbedder;
-pub use opened::{CacheCounts, Opened};
+pub use opened::{CacheCounts, Opened, manifests};
 pub use pool::Pool;
 pub use service::{MemoryService, Operation};
 pub use store::{MemoryStore, SnapshotReport};

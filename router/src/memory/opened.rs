@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use engram_memory::backend::embedded::Embedded;
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
+use engram_memory::ingest::{Manifest, ManifestStore, ORIGIN};
 use engram_memory::{
-    Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Query, Recall, Record, RecordId, Result,
-    Scope, Timestamp,
+    Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Provenance, Query, Recall, Record,
+    RecordId, Result, Scope, Timestamp,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -25,14 +26,37 @@ pub struct Opened {
     memory: Memory,
     /// There if the records lie in this process's own directory.
     embedded: Option<Arc<Embedded>>,
+    /// Beside the records that lie here. There are none for a shared engine: another server that forgets a project
+    /// could not drop them, so a tree is compared with the engine's records each time.
+    manifests: Option<ManifestStore>,
     /// Partitions that were searched, the next to be checked last.
     searched: Mutex<(HashSet<Partition>, Vec<Partition>)>,
 }
 
 impl Opened {
-    /// Over a facade, and its backend where that is the embedded one.
-    pub fn new(memory: Memory, embedded: Option<Arc<Embedded>>) -> Self {
-        Self { memory, embedded, searched: Mutex::default() }
+    /// Over a facade, and its backend where that is the embedded one, in `dir`.
+    pub fn new(memory: Memory, embedded: Option<Arc<Embedded>>, dir: &Path) -> Self {
+        let manifests = embedded.as_ref().map(|_| manifests(dir));
+        Self { memory, embedded, manifests, searched: Mutex::default() }
+    }
+
+    /// Forgets that what is about to be forgotten was indexed: the next run asks what is there.
+    fn drop_manifests(&self, what: &Forget) -> Result<()> {
+        let Some(manifests) = &self.manifests else { return Ok(()) };
+        match what {
+            Forget::Matching(selection) => manifests.remove(&selection.scope),
+            Forget::Tenant(tenant) => manifests.remove_tenant(tenant),
+            Forget::Ids(partition, ids) => {
+                let mut done: HashSet<Scope> = HashSet::new();
+                for stored in self.memory.backend().get_many(partition, ids)? {
+                    let indexed = stored.record.metadata.get("origin").is_some_and(|origin| *origin == ORIGIN);
+                    if indexed && done.insert(stored.record.scope.clone()) {
+                        manifests.remove(&stored.record.scope)?;
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     fn note(&self, partition: &Partition) {
@@ -65,7 +89,24 @@ impl MemoryStore for Opened {
         }
     }
 
+    fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>> {
+        self.memory.list(selection, after, limit)
+    }
+
+    fn relocate(&self, partition: &Partition, moved: Vec<(RecordId, Provenance)>) -> Result<u64> {
+        self.memory.relocate(partition, moved)
+    }
+
+    fn manifest(&self, scope: &Scope) -> Result<Option<Manifest>> {
+        self.manifests.as_ref().map_or(Ok(None), |manifests| manifests.load(scope))
+    }
+
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
+        self.manifests.as_ref().map_or(Ok(()), |manifests| manifests.save(scope, manifest))
+    }
+
     fn forget(&self, what: &Forget) -> Result<u64> {
+        self.drop_manifests(what)?;
         self.memory.forget(what)
     }
 
@@ -73,17 +114,17 @@ impl MemoryStore for Opened {
         Ok(self.memory.stats(partition)?.stored)
     }
 
-    fn snapshot(&self, _: &Path) -> Result<SnapshotReport> {
-        if self.embedded.is_none() {
+    fn snapshot(&self, path: &Path) -> Result<SnapshotReport> {
+        let Some(embedded) = &self.embedded else {
             return Err(MemoryError::Invalid {
                 field: "memory.backend".into(),
                 message: "a shared engine is backed up with its own tools: snapshots are the embedded memory's".into(),
             });
-        }
-        Err(MemoryError::Invalid {
-            field: "memory.backend".into(),
-            message: "this build's embedded memory takes no snapshots".into(),
-        })
+        };
+        let contents = embedded.snapshot(path)?;
+        let sized = |source| MemoryError::Io { action: "look at", path: path.to_owned(), source };
+        let bytes = std::fs::metadata(path).map_err(sized)?.len();
+        Ok(SnapshotReport { path: path.display().to_string(), records: contents.records.values().sum(), bytes })
     }
 
     fn self_check(&self, sample: usize) -> Result<Option<f64>> {
@@ -105,6 +146,11 @@ impl MemoryStore for Opened {
     fn expire(&self) -> Result<u64> {
         self.memory.expire(Timestamp::now())
     }
+}
+
+/// The manifests of what was indexed into the embedded memory in `dir`.
+pub fn manifests(dir: &Path) -> ManifestStore {
+    ManifestStore::new(dir.join("manifests"))
 }
 
 /// Takes the lookups of the facade's caches into the metrics. Its operations are counted by the service, which knows

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use engram_memory::backend::{BackendStats, Forget, Written};
+use engram_memory::backend::{BackendStats, Forget, Selection, Written};
+use engram_memory::ingest::Manifest;
 use engram_memory::{
-    Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Query, Recall, Record, RecordId, Result,
-    SignalScores, Timestamp, content_hash,
+    Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
+    Result, Scope, SignalScores, Timestamp, content_hash,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -19,6 +20,7 @@ use super::store::{Count, MemoryStore, SnapshotReport};
 #[derive(Default)]
 pub struct Scripted {
     records: Mutex<Vec<Record>>,
+    manifests: Mutex<Vec<(Scope, Manifest)>>,
     /// The next operation fails.
     pub fail: AtomicBool,
     /// Every operation takes so long.
@@ -154,6 +156,43 @@ impl MemoryStore for Scripted {
             Forget::Tenant(tenant) => record.scope.partition.tenant != *tenant,
         });
         Ok((before - all.len()) as u64)
+    }
+
+    fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>> {
+        self.turn()?;
+        let selection = selection.compile()?;
+        let mut found: Vec<Record> =
+            self.records().iter().filter(|record| selection.matches(record)).cloned().collect();
+        found.retain(|record| after.is_none_or(|after| record.id > after));
+        found.sort_by_key(|record| record.id);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn relocate(&self, partition: &Partition, moved: Vec<(RecordId, Provenance)>) -> Result<u64> {
+        self.turn()?;
+        let mut count = 0;
+        for record in self.records().iter_mut().filter(|record| record.scope.partition == *partition) {
+            if let Some((_, provenance)) = moved.iter().find(|(id, _)| *id == record.id) {
+                record.provenance = provenance.clone();
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn manifest(&self, scope: &Scope) -> Result<Option<Manifest>> {
+        self.turn()?;
+        let kept = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kept.iter().find(|(of, _)| of == scope).map(|(_, manifest)| manifest.clone()))
+    }
+
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
+        self.turn()?;
+        let mut kept = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(of, _)| of != scope);
+        kept.push((scope.clone(), manifest.clone()));
+        Ok(())
     }
 
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats> {

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use engram_memory::backend::{BackendStats, Forget, Written};
-use engram_memory::{NewRecord, Partition, Patch, Query, Recall, Record, RecordId, Result, Timestamp};
+use engram_memory::backend::{BackendStats, Forget, Selection, Written};
+use engram_memory::ingest::Manifest;
+use engram_memory::{
+    NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId, Result, Scope, Timestamp,
+};
 use serde::Serialize;
 
 /// Tokens of a text, by the tokenizer of the model that will read it.
@@ -27,6 +30,18 @@ pub trait MemoryStore: Send + Sync {
 
     /// A record, as it stands or stood. [`engram_memory::MemoryError::NotFound`] if it is not in this partition.
     fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Record>;
+
+    /// The selected records as they stand, in the order of their ids, at most `limit`, after `after`.
+    fn list(&self, selection: &Selection, after: Option<RecordId>, limit: usize) -> Result<Vec<Record>>;
+
+    /// Says where records are now; how many of them there were.
+    fn relocate(&self, partition: &Partition, moved: Vec<(RecordId, Provenance)>) -> Result<u64>;
+
+    /// What was indexed of a scope, if that is known.
+    fn manifest(&self, scope: &Scope) -> Result<Option<Manifest>>;
+
+    /// Keeps what was indexed of a scope. It goes when any record of it is forgotten.
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()>;
 
     /// Changes a record.
     fn update(&self, partition: &Partition, id: RecordId, patch: Patch) -> Result<Record>;

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{bind, http_settings, load};
 use crate::app::AppState;
-use crate::auth::{ApiKeys, Tenant};
+use crate::auth::ApiKeys;
 use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::memory::MemoryService;
@@ -60,10 +60,7 @@ pub async fn start_local(mut config: Config) -> anyhow::Result<LocalServer> {
 /// first configured key.
 pub async fn start_memory(mut config: Config, tenant: Option<&str>) -> anyhow::Result<LocalServer> {
     config.server.drain_deadline = Duration::ZERO;
-    let tenant = match tenant {
-        Some(name) => Tenant::named(name),
-        None => super::api_keys(&config)?.first().unwrap_or_else(Tenant::anonymous),
-    };
+    let tenant = super::tenant(&config, tenant)?;
     let key = Secret::new(format!("local-{}", uuid::Uuid::new_v4().simple()));
     let keys = ApiKeys::of(key.expose(), tenant);
     let metrics = Arc::new(Metrics::new()?);

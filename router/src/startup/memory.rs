@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use engram_memory::backend::Backend;
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
+use engram_memory::backend::postgres::{Postgres, PostgresConfig};
+use engram_memory::backend::redis::{RedisCache, RedisConfig, SharedCache};
 use engram_memory::config::{Caches, Lifetimes, MemoryConfig};
+use engram_memory::secrets::SecretRules;
 use engram_memory::{Kind, Memory, MemoryError};
 use engram_models::EncoderHandle;
 
@@ -58,23 +61,60 @@ fn reason(error: &anyhow::Error) -> String {
     }
 }
 
-/// Opens the memory that is configured.
+/// Opens the memory that is configured. What is kept in it passes through the rules for secrets first.
 pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> anyhow::Result<Opened> {
     let settings = &config.memory;
     let id = EncoderId { name: encoder.encoder().name().to_owned(), dim: encoder.encoder().dim() };
-    let embedded = match &settings.backend {
+    let shared = shared_cache(settings)?;
+    let mut facade = memory_config(settings);
+    let (backend, embedded): (Arc<dyn Backend>, _) = match &settings.backend {
         MemoryBackend::Embedded => {
-            let options = EmbeddedConfig { ef_search: settings.ef_search, ..EmbeddedConfig::default() };
-            Arc::new(Embedded::open(&settings.dir, Some(&id), options)?)
+            let embedded = Arc::new(Embedded::open(&settings.dir, Some(&id), embedded_config(settings))?);
+            (Arc::clone(&embedded) as Arc<dyn Backend>, Some(embedded))
         }
-        MemoryBackend::Postgres { .. } | MemoryBackend::Qdrant { .. } => {
-            anyhow::bail!("this build has the embedded memory only: set `memory.backend = \"embedded\"`")
+        MemoryBackend::Postgres { url, schema, pool } => {
+            if shared.is_none() {
+                // Nothing else tells of the other servers' writes.
+                facade.caches.recall_bytes = 0;
+            }
+            let mut postgres = PostgresConfig::at(engine_secret(url));
+            postgres.schema.clone_from(schema);
+            postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
+            postgres.ef_search = u32::try_from(settings.ef_search).unwrap_or(u32::MAX).min(1000);
+            (Arc::new(Postgres::open(&postgres, (&id.name, id.dim))?), None)
         }
     };
-    let backend = Arc::clone(&embedded) as Arc<dyn Backend>;
-    let memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), memory_config(settings))?
+    let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), facade)?
+        .redacted_by(Arc::new(SecretRules))
         .observed_by(Arc::new(CacheCounts(Arc::clone(metrics))));
-    Ok(Opened::new(memory, Some(embedded)))
+    if let Some(cache) = shared {
+        memory = memory.sharing(cache);
+    }
+    Ok(Opened::new(memory, embedded, &settings.dir))
+}
+
+/// The configured encoder and what the store calls it, loaded or fetched now; for commands, with progress.
+pub fn encoder(config: &Config) -> anyhow::Result<(EncoderEmbedder, EncoderId)> {
+    let encoders = Encoders::new(&config.memory.encoder, super::pull_options(config, true));
+    let handle = encoders.wait().context("`memory.encoder`")?;
+    let id = EncoderId { name: handle.encoder().name().to_owned(), dim: handle.encoder().dim() };
+    Ok((EncoderEmbedder::new(handle), id))
+}
+
+/// What the embedded memory is told.
+pub fn embedded_config(settings: &MemorySettings) -> EmbeddedConfig {
+    EmbeddedConfig { ef_search: settings.ef_search, ..EmbeddedConfig::default() }
+}
+
+fn shared_cache(settings: &MemorySettings) -> anyhow::Result<Option<Arc<dyn SharedCache>>> {
+    let Some(url) = &settings.redis_url else { return Ok(None) };
+    let mut redis = RedisConfig::at(engine_secret(url));
+    redis.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
+    Ok(Some(Arc::new(RedisCache::new(redis)?)))
+}
+
+fn engine_secret(secret: &crate::config::Secret) -> engram_memory::backend::Secret {
+    engram_memory::backend::Secret::new(secret.expose())
 }
 
 fn memory_config(settings: &MemorySettings) -> MemoryConfig {

@@ -23,7 +23,7 @@ use engram_models::pull::PullOptions;
 use engram_models::pull::progress;
 
 use crate::app::AppState;
-use crate::auth::ApiKeys;
+use crate::auth::{ApiKeys, Tenant};
 use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::limits::HttpSettings;
@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 
 pub use load::{Weights, load_weights};
 pub use local::{LocalServer, start_local, start_memory};
+pub use memory::{embedded_config, encoder};
 pub use threads::use_threads;
 
 /// Runs `engram serve` until a signal ends it.
@@ -94,6 +95,14 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
 /// The configured keys, checked.
 fn api_keys(config: &Config) -> anyhow::Result<ApiKeys> {
     ApiKeys::new(config.server.api_keys.iter().map(Secret::expose)).context("`server.api_keys`")
+}
+
+/// The tenant of this name, or of the first configured key: whose memory a command on this machine means.
+pub fn tenant(config: &Config, named: Option<&str>) -> anyhow::Result<Tenant> {
+    Ok(match named {
+        Some(name) => Tenant::named(name),
+        None => api_keys(config)?.first().unwrap_or_else(Tenant::anonymous),
+    })
 }
 
 /// Makes the data directory, and says so now if it cannot be written.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use engram_benches::machine::Machine;
 use engram_inference::EngineHandle;
 
-use crate::config::{Config, human_size};
+use crate::config::{Config, MemoryBackend, human_size};
 
 /// Facts of a server that has just begun to listen.
 pub struct Ready<'a> {
@@ -35,6 +35,7 @@ impl Ready<'_> {
             "engram {version} is ready on {url} after {took:.1} s\n\
              \x20 model     {model}, {size} from {source}, context {limit}\n\
              \x20 KV cache  {kv}: {blocks} blocks of {block_size} = {kv_tokens} tokens in {kv_dtype}\n\
+             \x20 memory    {memory}\n\
              \x20 compute   {device}, {threads} threads, {isa}\n\
              \x20 access    {access}\n\
              \nTry it:\n\n{curl}\n\n",
@@ -48,12 +49,24 @@ impl Ready<'_> {
             block_size = self.config.engine.block_size,
             kv_tokens = capacity.kv_tokens,
             kv_dtype = self.config.engine.kv_dtype.name(),
+            memory = self.memory(),
             device = self.device,
             threads = self.machine.threads,
             isa = self.machine.isa,
             access = self.access(),
             curl = self.curl(&url),
         )
+    }
+
+    fn memory(&self) -> String {
+        let memory = &self.config.memory;
+        match &memory.backend {
+            _ if !memory.enabled => "off (`memory.enabled`)".into(),
+            MemoryBackend::Embedded => format!("{}, encoder {}", memory.dir.display(), memory.encoder),
+            MemoryBackend::Postgres { schema, .. } => {
+                format!("PostgreSQL, schema {schema}, encoder {}", memory.encoder)
+            }
+        }
     }
 
     fn access(&self) -> String {

@@ -138,5 +138,5 @@ fn timeout_ms(timeout: Duration) -> u128 {
 }
 
 fn invalid(key: &str, message: &str) -> MemoryError {
-    MemoryError::Invalid { field: format!("memory.postgres.{key}"), message: message.to_owned() }
+    MemoryError::Invalid { field: format!("memory.postgres_{key}"), message: message.to_owned() }
 }

@@ -4,13 +4,14 @@
 //! looked up, so there is nothing to compare and no time to tell the two apart by.
 
 mod forget;
+pub mod index;
 mod records;
 mod search;
 mod snapshots;
 mod stats;
 
 pub use forget::forget;
-pub use records::{create, delete, retrieve, update};
+pub use records::{create, delete, list, retrieve, update};
 pub use search::search;
 pub use snapshots::create as snapshot;
 pub use stats::stats;
@@ -29,8 +30,9 @@ fn place(state: &AppState, tenant: &Tenant) -> Result<Where, ApiError> {
     Where::new(&tenant.name, domain)
 }
 
-fn record_id(text: &str) -> Result<RecordId, ApiError> {
-    text.parse().map_err(|_| ApiError::invalid_value("id", "a record's id is 32 hexadecimal digits"))
+fn record_id(field: &str, text: &str) -> Result<RecordId, ApiError> {
+    let message = || format!("`{field}`: a record's id is 32 hexadecimal digits");
+    text.parse().map_err(|_| ApiError::invalid_value(field, message()))
 }
 
 /// Parameters of a URL, read once: what is left over is unknown.

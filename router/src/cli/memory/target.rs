@@ -1,5 +1,8 @@
 //! Who answers `engram memory`: a server that runs, or one over the same directory inside this process.
 
+use std::sync::Arc;
+
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -7,10 +10,52 @@ use crate::cli::args::{ConfigArgs, FetchArgs, Flags};
 use crate::cli::client::Client;
 use crate::cli::output;
 use crate::cli::target::{block_on, configured_url, first_key, quiet};
-use crate::config::Secret;
+use crate::config::{Config, MemoryBackend, Secret};
 use crate::startup::{self, LocalServer};
 
-/// Where to ask, and how to answer.
+/// Where the memory lies, and how to answer.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DirectoryArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the server keeps what must outlive it [default: the home of the models]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    #[command(flatten)]
+    fetch: FetchArgs,
+}
+
+impl DirectoryArgs {
+    /// The configuration with these flags on top, and its log begun.
+    pub fn settings(&self, config: &ConfigArgs) -> anyhow::Result<Config> {
+        let mut flags = Flags::default();
+        self.fetch.flags(&mut flags);
+        flags.value("server.data_dir", "--data-dir", self.data_dir.as_ref());
+        let settings = quiet(config.resolve(flags)?);
+        crate::logging::init(&settings.log)?;
+        Ok(settings)
+    }
+
+    /// The same for what is done to the directory itself.
+    pub fn embedded(&self, config: &ConfigArgs) -> anyhow::Result<Config> {
+        let settings = self.settings(config)?;
+        if settings.memory.backend != MemoryBackend::Embedded {
+            bail!("`memory.backend` is a shared engine: use its own tools for this, it is for the embedded memory");
+        }
+        Ok(settings)
+    }
+
+    /// Prints an answer: as JSON, or as `text` makes it.
+    pub fn print(&self, answer: &Value, text: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+        match self.json {
+            true => output::write(&format!("{}\n", serde_json::to_string_pretty(answer)?)),
+            false => output::write(&text(answer)),
+        }
+    }
+}
+
+/// Whom to ask.
 #[derive(Debug, Clone, Default, Args)]
 pub struct MemoryTarget {
     /// The server to ask; without it the configured one is tried, and where none answers the memory is opened here
@@ -22,14 +67,8 @@ pub struct MemoryTarget {
     /// Whose memory, where it is opened here [default: that of the first configured key]
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Where the server keeps what must outlive it [default: the home of the models]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
     #[command(flatten)]
-    fetch: FetchArgs,
+    pub directory: DirectoryArgs,
 }
 
 /// Where records are kept, as flags.
@@ -67,36 +106,34 @@ pub struct Ask {
 }
 
 impl MemoryTarget {
-    /// Asks whoever answers, and gives the answer as it is.
-    pub fn ask(&self, config: &ConfigArgs, ask: Ask) -> anyhow::Result<Value> {
-        let mut flags = Flags::default();
-        self.fetch.flags(&mut flags);
-        flags.value("server.data_dir", "--data-dir", self.data_dir.as_ref());
-        let settings = quiet(config.resolve(flags)?);
-        crate::logging::init(&settings.log)?;
+    /// Does `work` with whoever answers.
+    pub fn with<T>(
+        &self,
+        config: &ConfigArgs,
+        work: impl AsyncFnOnce(Arc<Client>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let settings = self.directory.settings(config)?;
         let key = self.api_key.clone().map(Secret::new).or_else(|| first_key(&settings));
         block_on(async {
             if let Some(url) = &self.url {
-                return Client::new(url, key)?.send(ask.method, &ask.path, &ask.body).await;
+                return work(Arc::new(Client::new(url, key)?)).await;
             }
             let client = Client::new(&configured_url(&settings), key)?;
             if client.is_engram().await {
-                return client.send(ask.method, &ask.path, &ask.body).await;
+                return work(Arc::new(client)).await;
             }
             let local: LocalServer = startup::start_memory(settings, self.tenant.as_deref()).await?;
             let client = Client::new(&local.url, Some(local.key.clone()))?;
-            let answer = client.send(ask.method, &ask.path, &ask.body).await;
+            let result = work(Arc::new(client)).await;
             local.stop().await;
-            answer
+            result
         })
     }
 
     /// Asks, and prints the answer: as JSON, or as `text` makes it.
     pub fn tell(&self, config: &ConfigArgs, ask: Ask, text: impl Fn(&Value) -> String) -> anyhow::Result<()> {
-        let answer = self.ask(config, ask)?;
-        match self.json {
-            true => output::write(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
-            false => output::write(&text(&answer)),
-        }
+        let send = async |client: Arc<Client>| client.send(ask.method, &ask.path, &ask.body).await;
+        let answer = self.with(config, send)?;
+        self.directory.print(&answer, text)
     }
 }

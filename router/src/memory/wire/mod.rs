@@ -4,12 +4,15 @@
 //! key alone and stands in no body, neither in requests nor in answers.
 
 mod forget;
+mod index;
 mod record;
 mod scope;
 mod search;
 
 pub use forget::read_forget;
+pub use index::{read_manifest, read_moves};
 pub use record::{read_patch, read_records, record_json, written_json};
+pub(crate) use scope::read_kind;
 pub use scope::{Where, read_kinds, read_scope};
 pub use search::{SearchRequest, hit_json, read_search, recall_json};
 
@@ -27,7 +30,9 @@ pub const MAX_CONTENT: usize = 256 << 10;
 pub const MAX_QUERY: usize = 1 << 16;
 /// Most hits of a search.
 pub const MAX_K: usize = 200;
-/// Most ids in one request to forget.
+/// Most records on one page of a listing.
+pub const MAX_PAGE: usize = 1000;
+/// Most ids in one request to forget, or to say where records are.
 pub const MAX_IDS: usize = 10_000;
 /// Longest lifetime that can be asked for, seconds: a hundred years.
 pub const MAX_TTL: f64 = 3_155_760_000.0;

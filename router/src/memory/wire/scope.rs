@@ -88,7 +88,7 @@ pub fn read_kinds(fields: &mut Fields) -> Result<Vec<Kind>, ApiError> {
 }
 
 /// One kind.
-pub(super) fn read_kind(path: &str, value: &Value) -> Result<Kind, ApiError> {
+pub(crate) fn read_kind(path: &str, value: &Value) -> Result<Kind, ApiError> {
     let Value::String(text) = value else {
         return Err(wrong_type(path, value, "a string"));
     };
