@@ -2,5 +2,6 @@
 
 mod conformance;
 mod postgres;
+mod qdrant;
 mod redis;
 mod servers;
