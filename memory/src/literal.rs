@@ -161,11 +161,13 @@ fn segments(symbol: &str) -> impl DoubleEndedIterator<Item = &str> {
     symbol.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|segment| !segment.is_empty())
 }
 
-fn symbol_key(symbol: &str) -> Box<str> {
+/// What a symbol is looked up by: its last name in lower case.
+pub(crate) fn symbol_key(symbol: &str) -> Box<str> {
     segments(symbol).next_back().unwrap_or_default().to_lowercase().into()
 }
 
-fn file_key(path: &str) -> Box<str> {
+/// What a path is looked up by: its last part in lower case.
+pub(crate) fn file_key(path: &str) -> Box<str> {
     path.rsplit('/').next().unwrap_or_default().to_lowercase().into()
 }
 

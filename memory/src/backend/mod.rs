@@ -6,6 +6,7 @@
 pub mod breaker;
 mod pool;
 pub mod postgres;
+pub mod qdrant;
 pub mod redis;
 mod secret;
 mod terms;

@@ -3,5 +3,6 @@
 mod conformance;
 mod embedded;
 mod postgres;
+mod qdrant;
 mod redis;
 mod servers;

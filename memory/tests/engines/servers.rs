@@ -1,4 +1,4 @@
-//! Real servers for tests, run by `tests/servers/serve.py`; `make servers` installs them.
+//! Servers for tests, run by `tests/servers/serve.py`; `make servers` installs them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `postgres` or `redis`.
+    /// Starts `postgres`, `redis`, or the stand-in for `qdrant`.
     pub fn start(kind: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join("../.venv/bin/python");

@@ -1,6 +1,7 @@
-"""Runs a real PostgreSQL (with pgvector) or Redis for a test, on a free port and in a directory of its own.
+"""Runs a real PostgreSQL (with pgvector) or Redis, or the stand-in for Qdrant, for a test, on a free port and in a
+directory of its own.
 
-serve.py postgres|redis: writes the server's URL on a line, then does what it reads, a word a line: `stop`
+serve.py postgres|redis|qdrant: writes the server's URL on a line, then does what it reads, a word a line: `stop`
 (at once, as a crash would), `start`; it answers `done`. When its input ends, it stops the server and
 removes the directory, so a test that is killed leaves nothing behind.
 """
@@ -110,8 +111,29 @@ class Redis(Server):
             return False
 
 
+class Qdrant(Server):
+    """Not the real one, which no package carries: see `qdrant_stand_in.py`."""
+
+    signal = signal.SIGKILL
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self):
+        stand_in = pathlib.Path(__file__).with_name("qdrant_stand_in.py")
+        return [sys.executable, stand_in, str(self.port), self.directory / "data", PASSWORD]
+
+    def ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
 def main():
-    kinds = {"postgres": Postgres, "redis": Redis}
+    kinds = {"postgres": Postgres, "redis": Redis, "qdrant": Qdrant}
     directory = pathlib.Path(tempfile.mkdtemp(prefix="engram-test-"))
     server = None
     try:
