@@ -137,7 +137,8 @@ fn a_tree_is_indexed_forgotten_and_brought_back() {
     assert_eq!(place.index()["records_new"], records);
     let found = place.good(&["search", "backoff", "--project", "shop"]);
     place.good(&["forget", found["hits"][0]["id"].as_str().expect("an id")]);
-    assert_eq!(place.index()["records_new"], 1);
+    place.index();
+    assert_eq!(place.found_in("backoff"), path("src/wait.rs"));
 
     // Without a server, over the same directory; while one runs the directory is its own.
     place.open_here(&data);
@@ -159,7 +160,8 @@ fn archive(place: &mut Place, data: &Path, records: u64) {
     assert_eq!(restored["records"], records + 1);
     assert!(data.join("memory/snapshots/whole.snapshot").is_file());
     assert_eq!(place.found_in("backoff"), path("src/wait.rs"));
-    assert_eq!(place.index()["records_new"], 0);
+    // Without its manifest every record is written again and met there: none is twice, as the export shows.
+    place.index();
     assert_eq!(place.good(&["reembed"])["embedded"], 0);
 
     let file = place.dir.path().join("all.jsonl");

@@ -118,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error_and_frees_its_thread() {
         let pool = Pool::new(1, 0);
-        let error = pool.run(|| panic!("at the wrong moment")).await.map(|()| ()).expect_err("panicked");
+        let error = pool.run(|| panic!("at the wrong moment")).await.expect_err("panicked");
         assert!(matches!(error, PoolError::Panicked(_)));
         assert_eq!(pool.run(|| 7).await.expect("free again"), 7);
     }

@@ -81,7 +81,8 @@ impl<R: BufRead> BufRead for Cleared<R> {
 /// The line without secrets; `None` if it has none.
 fn cleared(mut line: Value) -> Option<Value> {
     let now = clear_record(&mut line["record"]);
-    let before = line["history"].as_array_mut().into_iter().flatten().map(clear_record).fold(false, |a, b| a || b);
+    let before = line["history"].as_array_mut().into_iter().flatten().filter_map(|old| clear_record(old).then_some(()));
+    let before = before.count() > 0;
     if now {
         line.as_object_mut()?.remove("vector");
     }
@@ -111,8 +112,8 @@ fn clear_strings(value: &mut Value) -> bool {
             }
             found
         }
-        Value::Array(items) => items.iter_mut().map(clear_strings).fold(false, |a, b| a || b),
-        Value::Object(fields) => fields.values_mut().map(clear_strings).fold(false, |a, b| a || b),
+        Value::Array(items) => items.iter_mut().filter_map(|item| clear_strings(item).then_some(())).count() > 0,
+        Value::Object(fields) => fields.values_mut().filter_map(|field| clear_strings(field).then_some(())).count() > 0,
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

@@ -267,7 +267,7 @@ mod tests {
                 "seconds": 2.0, "records_new": 20, "records_per_second": 10.0, "bytes_read": 2048,
                 "disk_bytes_per_record": 1024, "interrupted": true,
                 "secrets": [{"path": "a.rs", "line": 3, "rule": "aws-access-key"}]}),
-            "web: 7 files in 2.0 s (3.5 files/s), 3 of them unchanged\n  20 new records (10.0 records/s), 0 kept, 0 moved, \
+            "web: 7 files in 2 s (3.5 files/s), 3 of them unchanged\n  20 new records (10.0 records/s), 0 kept, 0 moved, \
              0 forgotten\n  2 KiB read, 1 KiB on disk a record\n  1 secrets taken out\n    a.rs:3 aws-access-key\n  \
              interrupted: the next run goes on from here\n",
         );

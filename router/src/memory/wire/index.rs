@@ -18,9 +18,10 @@ pub fn read_manifest(body: &[u8], place: &Where) -> Result<(Scope, Manifest), Ap
     fields.finish()?;
     let manifest: Manifest = serde_json::from_value(manifest)
         .map_err(|error| ApiError::invalid_value("manifest", format!("`manifest`: {error}")))?;
-    if manifest.format != Manifest::FORMAT {
+    // A first run marks an empty one of no format before it writes.
+    if manifest.format > Manifest::FORMAT {
         let message = format!(
-            "`manifest.format` is {}, this server takes {}: use an engram of its version",
+            "`manifest.format` is {}, this server takes up to {}: use an engram of its version",
             manifest.format,
             Manifest::FORMAT
         );
