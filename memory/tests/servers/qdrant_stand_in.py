@@ -115,8 +115,8 @@ class Engine:
 
     def scroll(self, name: str, wanted: models.ScrollRequest) -> dict:
         self.indexed(name, wanted.filter)
-        uuid.UUID(wanted.offset or str(uuid.UUID(int=0)))
-        points, following = self.local.scroll(name, wanted.filter, wanted.limit, wanted.order_by, wanted.offset,
+        offset = None if wanted.offset is None else str(uuid.UUID(str(wanted.offset)))
+        points, following = self.local.scroll(name, wanted.filter, wanted.limit, wanted.order_by, offset,
                                               wanted.with_payload, wanted.with_vector)
         return {"points": plain(points), "next_page_offset": following}
 

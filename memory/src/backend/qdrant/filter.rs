@@ -164,7 +164,8 @@ fn range(numbers: &Numbering, bounds: &Bounds) -> Value {
     if !matches!(bounds.field.as_str(), "created" | "updated" | "version") {
         return there(numbers, &bounds.field);
     }
-    let number = |bound: &Option<Value>| bound.as_ref().and_then(Value::as_f64).map(|bound| bound.min(MAX_RANGE as f64));
+    let number =
+        |bound: &Option<Value>| bound.as_ref().and_then(Value::as_f64).map(|bound| bound.min(MAX_RANGE as f64));
     let least = number(&bounds.gt).into_iter().chain(number(&bounds.gte)).reduce(f64::max);
     let most = number(&bounds.lt).into_iter().chain(number(&bounds.lte)).reduce(f64::min);
     match (least, most) {

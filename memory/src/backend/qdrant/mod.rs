@@ -1,6 +1,6 @@
 //! Qdrant as one memory for a fleet, by its REST API (1.17 or newer).
 //!
-//! **It never met a running Qdrant.** No package carries the server, so its tests run against a stand-in that
+//! **It never met a running Qdrant.** No package carries the server, so its tests are against a stand-in that
 //! speaks the documented API: Qdrant's own Python client, whose models refuse unknown fields and whose local mode
 //! says what filters, conditional updates and searches mean. What that cannot show: behaviour under replication,
 //! load and restart, the HNSW index (the local mode compares everything), time limits, and speed.

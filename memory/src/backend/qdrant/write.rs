@@ -40,7 +40,12 @@ struct Sent {
 }
 
 /// Writes records, one outcome each, in order.
-pub(super) fn put(session: &mut Session<'_>, points: &str, records: Vec<Stored>, now: Timestamp) -> Result<Vec<Written>> {
+pub(super) fn put(
+    session: &mut Session<'_>,
+    points: &str,
+    records: Vec<Stored>,
+    now: Timestamp,
+) -> Result<Vec<Written>> {
     let mut written: Vec<Option<Written>> = vec![None; records.len()];
     let mut open: Vec<Waiting> =
         records.into_iter().enumerate().map(|(place, stored)| Waiting { place, stored, salt: 0 }).collect();
@@ -150,9 +155,7 @@ pub(super) fn change(
     for round in 0..TRIES {
         yield_to_others(round);
         let held = search::held(session, points, &[id])?.remove(&id);
-        let alive = |held: &Held| {
-            held.stored.record.scope.partition == *partition && !held.stored.record.expired(now)
-        };
+        let alive = |held: &Held| held.stored.record.scope.partition == *partition && !held.stored.record.expired(now);
         let held = held.filter(alive).ok_or(MemoryError::NotFound(id))?;
         let before = held.stamp;
         let held = changed(held, change, now).stamped(stamp());
@@ -275,7 +278,9 @@ fn upsert(session: &mut Session<'_>, points: &str, held: &[&Held], how: &str) ->
 fn applied(session: &Session<'_>, result: &Value) -> Result<()> {
     match result["status"].as_str() {
         Some("completed") => Ok(()),
-        status => Err(session.failed(&format!("a write was not applied in time ({})", status.unwrap_or("no status")), true)),
+        status => {
+            Err(session.failed(&format!("a write was not applied in time ({})", status.unwrap_or("no status")), true))
+        }
     }
 }
 
