@@ -2,8 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A sample, and of each of its chunks the lines and the symbols (`-`: what lies between).
-const GOLDEN: &[(&str, &str, &[(u32, u32, &str)])] = &[
+/// First line, last line, symbols (`-`: what lies between).
+type Piece = (u32, u32, &'static str);
+
+/// A sample and its chunks.
+const GOLDEN: &[(&str, &str, &[Piece])] = &[
     (
         "store.rs",
         include_str!("samples/store.rs"),

@@ -255,7 +255,8 @@ fn a_fresh_file_is_read_again_even_if_size_and_time_are_the_same() {
 fn the_commit_is_read_from_the_repository() {
     let commit = "4ea3e44000000000000000000000000000000001";
     // the files of a repository, and the commit that they say
-    let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+    let cases: &[Case<'_>] = &[
         (&[(".git/HEAD", commit)], Some(commit)),
         (&[(".git/HEAD", "ref: refs/heads/main\n"), (".git/refs/heads/main", commit)], Some(commit)),
         (

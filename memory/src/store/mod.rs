@@ -288,10 +288,8 @@ fn lock(dir: &Path) -> Result<Option<File>> {
 
 /// Tells apart the copies of several stores of one process.
 fn address_of(dir: &Path) -> u64 {
-    use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-    let mut hash = RandomState::new().build_hasher();
-    dir.hash(&mut hash);
-    hash.finish()
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(dir)
 }
 
 fn copy_dir(from: &Path, to: &Path) -> std::result::Result<(), Fault> {

@@ -214,13 +214,12 @@ fn remove_dir(path: &Path) -> std::result::Result<(), Fault> {
     if path.exists() { std::fs::remove_dir_all(path).map_err(io_fault("remove", path)) } else { Ok(()) }
 }
 
+/// Takes a pair that could be read.
+type Keep<'a> = dyn FnMut(&[u8], &[u8]) -> std::result::Result<(), Fault> + 'a;
+
 /// Calls `each` for the pairs under `prefix` that can be read. Where reading stops, each longer prefix is tried by itself, so
 /// that one bad page costs its own keys only. Whether reading never stopped.
-fn salvage(
-    from: &Tree,
-    prefix: &[u8],
-    each: &mut dyn FnMut(&[u8], &[u8]) -> std::result::Result<(), Fault>,
-) -> std::result::Result<bool, Fault> {
+fn salvage(from: &Tree, prefix: &[u8], each: &mut Keep<'_>) -> std::result::Result<bool, Fault> {
     let mut reached = 0;
     let mut whole = true;
     for pair in from.scan(prefix, &[]) {

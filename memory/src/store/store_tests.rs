@@ -92,7 +92,7 @@ fn what_is_written_during_a_copy_is_in_it() {
         let key = n.to_be_bytes().to_vec();
         store.write(move |view| {
             view.set(key.clone(), value::seal(&key, &[7; 500]));
-            if n % 3 == 0 && n > 200 {
+            if n.is_multiple_of(3) && n > 200 {
                 view.remove((n - 200).to_be_bytes().to_vec());
             }
             Ok(())

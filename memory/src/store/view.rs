@@ -11,12 +11,15 @@ use super::fault::Fault;
 use super::tree::Tree;
 use super::{keys, value};
 
+/// What becomes of a key: a value, or `None` where it goes.
+type NewValue = Option<Vec<u8>>;
+
 /// A tree with changes that are not yet committed.
 pub struct View<'a> {
     tree: &'a Tree,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: BTreeMap<Vec<u8>, NewValue>,
     /// What the running plan replaced in `changes`, so that a failed plan leaves nothing behind.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Option<NewValue>)>,
     bytes: usize,
     purges: bool,
 }

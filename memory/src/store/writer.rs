@@ -47,7 +47,7 @@ pub enum Message {
     /// Send every commit from now on here as well.
     Mirror(Sender<Receiver<Arc<Vec<Op>>>>),
     /// A copy is ready, but for the commits made meanwhile.
-    Copied(Result<Copied, Fault>),
+    Copied(Result<Box<Copied>, Fault>),
     /// End.
     Close,
 }
@@ -159,7 +159,7 @@ impl Writer {
                 self.mirrors.push(sender);
                 let _ = answer.send(receiver);
             }
-            Message::Copied(copied) => self.copied(copied),
+            Message::Copied(copied) => self.copied(copied.map(|copied| *copied)),
             Message::Write(_) | Message::Close => {}
         }
     }
@@ -297,7 +297,7 @@ impl Writer {
                 let copied = compact::copy(&tree, (&dir, generation), cache, receiver, &stop);
                 drop(tree);
                 // The writer may have ended; the copy is then removed at the next open.
-                let _ = own.send(Message::Copied(copied));
+                let _ = own.send(Message::Copied(copied.map(Box::new)));
             };
             let thread = std::thread::Builder::new().name("memory-compact".to_owned()).spawn(copy);
             self.copier = Some(thread.map_err(io_fault("start a copy of", &self.dir))?);

@@ -164,7 +164,12 @@ pub static KEYS: &[Key] = &[
     key("memory.enabled", Kind::Flag, "true", "keep a memory at all; false: /v1/memory answers 503"),
     key("memory.dir", Kind::Path, "", "where the memory lies; unset: `memory` in server.data_dir"),
     key("memory.encoder", Kind::Text, "all-minilm-l6-v2", "sentence encoder: catalog id, owner/repo, or a path"),
-    key("memory.backend", Kind::Choice(&["embedded", "postgres"]), "embedded", "where records and vectors lie"),
+    key(
+        "memory.backend",
+        Kind::Choice(&["embedded", "postgres", "qdrant"]),
+        "embedded",
+        "where records and vectors lie",
+    ),
     key("memory.domain", Kind::Text, "coding", "domain of requests that name none"),
     key("memory.recall", Kind::Choice(&["off", "auto"]), "off", "whether a request that does not say recalls"),
     key("memory.recall_k", Kind::Count { min: 1, max: 100 }, "6", "records recalled at most"),
@@ -209,6 +214,8 @@ pub static KEYS: &[Key] = &[
     key("memory.postgres_url", Kind::Secret, "", "postgres://user:password@host/database"),
     key("memory.postgres_schema", Kind::Text, "engram", "schema that holds the tables; made if it is not there"),
     key("memory.postgres_pool", Kind::Count { min: 1, max: 1024 }, "8", "connections to PostgreSQL"),
+    key("memory.qdrant_url", Kind::Text, "", "http://host:6333"),
+    key("memory.qdrant_api_key", Kind::Secret, "", "its API key, where it wants one"),
     key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache of recalls that servers share; unset: none"),
 ];
 

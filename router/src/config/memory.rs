@@ -21,6 +21,13 @@ pub enum MemoryBackend {
         /// Connections at most.
         pool: usize,
     },
+    /// Qdrant, by its REST API.
+    Qdrant {
+        /// Where it is.
+        url: String,
+        /// Its key.
+        api_key: Option<Secret>,
+    },
 }
 
 /// Whether a request that does not say recalls.
@@ -172,16 +179,27 @@ pub(super) fn build(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemorySe
 }
 
 fn backend(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemoryBackend {
-    if get.text("memory.backend") != "postgres" {
-        return MemoryBackend::Embedded;
+    let backend = get.text("memory.backend");
+    let mut missing =
+        |key: &str| errors.push(get.bad(key, format!("is unset, and `memory.backend = \"{backend}\"` needs it")));
+    match backend.as_str() {
+        "postgres" => {
+            let url = get.secret("memory.postgres_url").unwrap_or_else(|| {
+                missing("memory.postgres_url");
+                Secret::new("")
+            });
+            let pool = get.number("memory.postgres_pool") as usize;
+            MemoryBackend::Postgres { url, schema: get.text("memory.postgres_schema"), pool }
+        }
+        "qdrant" => {
+            let url = get.text("memory.qdrant_url");
+            if url.is_empty() {
+                missing("memory.qdrant_url");
+            }
+            MemoryBackend::Qdrant { url, api_key: get.secret("memory.qdrant_api_key") }
+        }
+        _ => MemoryBackend::Embedded,
     }
-    let url = get.secret("memory.postgres_url").unwrap_or_else(|| {
-        let problem = "is unset, and `memory.backend = \"postgres\"` needs it";
-        errors.push(get.bad("memory.postgres_url", problem.to_owned()));
-        Secret::new("")
-    });
-    let pool = get.number("memory.postgres_pool") as usize;
-    MemoryBackend::Postgres { url, schema: get.text("memory.postgres_schema"), pool }
 }
 
 /// `team-a recall=auto remember=session project=web`; what it does not say is as for all keys.

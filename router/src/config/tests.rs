@@ -75,11 +75,12 @@ fn broken_files_are_told_with_key_place_and_cure() {
         ("[engine]\nmax_itl_ms = \"soon\"", &["`engine.max_itl_ms`: \"soon\" is not a whole number"]),
         ("[log]\nlevel = \"verbose\"", &["\"verbose\" is not a log level"]),
         ("[log]\nformat = \"xml\"", &["\"xml\" is not one of text, json"]),
-        ("[memory]\nbackend = \"milvus\"", &["\"milvus\" is not one of embedded, postgres"]),
+        ("[memory]\nbackend = \"milvus\"", &["\"milvus\" is not one of embedded, postgres, qdrant"]),
         (
             "[memory]\nbackend = \"postgres\"",
             &["`memory.postgres_url`: is unset, and `memory.backend = \"postgres\"` needs it"],
         ),
+        ("[memory]\nbackend = \"qdrant\"", &["`memory.qdrant_url`: is unset"]),
         ("[memory]\npostgres_url = 7", &["`memory.postgres_url`: is not a string"]),
         ("[memory]\nttl_code = \"never\"", &["\"never\" is not a time"]),
         ("[memory]\nremember = \"all\"", &["\"all\" is not one of off, session, project"]),

@@ -184,6 +184,7 @@ impl MemoryService {
         let backend = match self.settings().backend {
             crate::config::MemoryBackend::Embedded => "embedded",
             crate::config::MemoryBackend::Postgres { .. } => "postgres",
+            crate::config::MemoryBackend::Qdrant { .. } => "qdrant",
         };
         // A slow engine must not hold a scrape up; its last sizes stay.
         // Nor must it have an encoder fetched that nobody asked for.

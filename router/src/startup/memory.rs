@@ -11,6 +11,7 @@ use anyhow::Context;
 use engram_memory::backend::Backend;
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::backend::postgres::{Postgres, PostgresConfig};
+use engram_memory::backend::qdrant::{Qdrant, QdrantConfig};
 use engram_memory::backend::redis::{RedisCache, RedisConfig, SharedCache};
 use engram_memory::config::{Caches, Lifetimes, MemoryConfig};
 use engram_memory::secrets::SecretRules;
@@ -82,6 +83,15 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
             postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
             postgres.ef_search = u32::try_from(settings.ef_search).unwrap_or(u32::MAX).min(1000);
             (Arc::new(Postgres::open(&postgres, (&id.name, id.dim))?), None)
+        }
+        MemoryBackend::Qdrant { url, api_key } => {
+            if shared.is_none() {
+                facade.caches.recall_bytes = 0; // as above
+            }
+            let mut qdrant = QdrantConfig::at(url.as_str());
+            qdrant.api_key = api_key.as_ref().map(engine_secret);
+            qdrant.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
+            (Arc::new(Qdrant::open(&qdrant, (&id.name, id.dim))?), None)
         }
     };
     let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), facade)?

@@ -66,6 +66,7 @@ impl Ready<'_> {
             MemoryBackend::Postgres { schema, .. } => {
                 format!("PostgreSQL, schema {schema}, encoder {}", memory.encoder)
             }
+            MemoryBackend::Qdrant { url, .. } => format!("Qdrant at {url}, encoder {}", memory.encoder),
         }
     }
 

@@ -97,9 +97,8 @@ fn check(session: &Session<'_>, name: &str, there: &Value, dim: usize) -> Result
     {
         return Ok(());
     }
-    let message = format!(
-        "collection `{name}` was not made by engram for {dim} dimensions: set another `memory.qdrant_collection`"
-    );
+    let message =
+        format!("collection `{name}` was not made by engram for {dim} dimensions: remove it or use another server");
     Err(session.failed(&message, false))
 }
 

@@ -132,7 +132,10 @@ fn metadata() -> impl Strategy<Value = Map<String, Value>> {
         .prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-fn any_record() -> impl Strategy<Value = (Map<String, Value>, Option<String>, Option<String>, Kind, Trust, u64, bool)> {
+/// Metadata, language, path, kind, trust, time and pin.
+type Parts = (Map<String, Value>, Option<String>, Option<String>, Kind, Trust, u64, bool);
+
+fn any_record() -> impl Strategy<Value = Parts> {
     let trust = select(vec![Trust::User, Trust::Tool, Trust::Model, Trust::Imported]);
     let (path, symbol) = (prop::option::of(text()), prop::option::of(text()));
     (metadata(), path, symbol, select(Kind::ALL.to_vec()), trust, 0..5_u64, any::<bool>())
