@@ -18,7 +18,7 @@ use foldhash::fast::RandomState;
 use crate::backend::Candidate;
 use crate::record::{Record, RecordId};
 use postings::{Bound, Posting, Postings};
-pub use tokens::{MAX_TOKEN, distinct_tokens, for_each_token};
+pub use tokens::{MAX_TOKEN, content_words, distinct_tokens, for_each_token};
 
 /// The constants of BM25 and the weights of a record's fields.
 #[derive(Debug, Clone, Copy, PartialEq)]

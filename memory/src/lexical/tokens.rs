@@ -5,6 +5,8 @@
 //! parts joined (`parsehttpheader2`), so that `parse_http_header2` meets it. All is lower case; parts lose a plural
 //! `s` (Harman's S stemmer, 1991). Scripts without spaces between words give one token a character.
 
+use std::borrow::Cow;
+
 /// Longest token, bytes; the rest of it is cut off on both sides of a search alike.
 pub const MAX_TOKEN: usize = 64;
 /// A longer word is data, not a name, and is not split into parts.
@@ -46,6 +48,29 @@ pub fn distinct_tokens(text: &str) -> Vec<(String, u32)> {
         }
     });
     counted
+}
+
+/// Words of English that say nothing about what is looked for.
+const STOP_WORDS: [&str; 44] = [
+    "a", "an", "and", "are", "as", "at", "be", "been", "by", "can", "do", "does", "for", "from", "has", "have", "how",
+    "i", "in", "is", "it", "its", "me", "of", "on", "or", "our", "that", "the", "their", "there", "they", "this", "to",
+    "was", "we", "what", "when", "where", "which", "who", "why", "with", "you",
+];
+
+/// A query without the words that say nothing: in few records, where no word is frequent enough to weigh little, one shared `is` would
+/// stand before a record that is near in meaning. A query of nothing else stays as it is.
+pub fn content_words(query: &str) -> Cow<'_, str> {
+    let says_nothing = |word: &str| {
+        let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+        // An operator or a name in code is not the word of a sentence: only what is plain lower case or begins a sentence goes.
+        let plain = bare.chars().skip(1).all(char::is_lowercase);
+        plain && STOP_WORDS.contains(&bare.to_lowercase().as_str())
+    };
+    let kept: Vec<&str> = query.split_whitespace().filter(|word| !says_nothing(word)).collect();
+    if kept.is_empty() || kept.len() == query.split_whitespace().count() {
+        return Cow::Borrowed(query);
+    }
+    Cow::Owned(kept.join(" "))
 }
 
 /// Han and kana: a word is one or two of them, and nothing stands between words.
@@ -147,6 +172,17 @@ mod tests {
         let mut all = Vec::new();
         for_each_token(text, |token| all.push(token.to_owned()));
         all
+    }
+
+    #[test]
+    fn queries_lose_what_says_nothing() {
+        let check = |query: &str, expected: &str| assert_eq!(content_words(query), expected, "{query}");
+        check("how often is a failed transfer tried again?", "often failed transfer tried again?");
+        check("What is the retry policy", "retry policy");
+        check("IS_NULL in WHERE", "IS_NULL WHERE");
+        check("what is it?", "what is it?");
+        check("parse_header", "parse_header");
+        check("", "");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::backend::{Candidate, Selection, Stored};
 use crate::error::{MemoryError, Result};
 use crate::fuse::Rankings;
-use crate::lexical::{LexicalIndex, LexicalParams, Words};
+use crate::lexical::{LexicalIndex, LexicalParams, Words, content_words};
 use crate::literal::LiteralIndex;
 use crate::memory::Memory;
 use crate::memory::rank::Ranker;
@@ -32,7 +32,7 @@ impl Memory {
         let words: Vec<(RecordId, Words<'_>)> =
             records.iter().map(|(&id, stored)| (id, Words::from(&stored.record))).collect();
         let index = LexicalIndex::build(LexicalParams::default(), &words);
-        let lexical = query.signals.lexical.then(|| index.search(&query.text, candidates, &|_| true));
+        let lexical = query.signals.lexical.then(|| index.search(&content_words(&query.text), candidates, &|_| true));
         let literal = query.signals.literal.then(|| {
             let mut literals = LiteralIndex::default();
             words.iter().for_each(|(id, words)| literals.insert(*id, *words));

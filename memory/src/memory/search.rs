@@ -7,6 +7,7 @@ use crate::backend::Selection;
 use crate::embedder::Side;
 use crate::error::{MemoryError, Result};
 use crate::fuse::Rankings;
+use crate::lexical::content_words;
 use crate::literal::Literals;
 use crate::memory::Memory;
 use crate::memory::answers::Answers;
@@ -114,7 +115,8 @@ impl Memory {
         }
         let candidates = (query.k * weights.candidates_per_hit).max(weights.min_candidates);
         let dense = vector.map(|vector| self.backend.nearest(selection, vector, candidates)).transpose()?;
-        let lexical = query.signals.lexical.then(|| self.backend.lexical(selection, &query.text, candidates));
+        let lexical =
+            query.signals.lexical.then(|| self.backend.lexical(selection, &content_words(&query.text), candidates));
         let literal = (!literals.all.is_empty()).then(|| self.backend.literal(selection, &query.text, candidates));
         let rankings = Rankings { dense, lexical: lexical.transpose()?, literal: literal.transpose()? };
         let ranker = Ranker { query, weights, now: Timestamp::now(), literals_only: literals.only };
