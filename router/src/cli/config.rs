@@ -52,9 +52,9 @@ pub(super) fn run(config: &ConfigArgs, args: &ConfigCommandArgs) -> anyhow::Resu
                 eprintln!("warning: {warning}");
             }
             let text = if *json {
-                format!("{}\n", serde_json::to_string_pretty(&show_json(&resolved.entries))?)
+                format!("{}\n", serde_json::to_string_pretty(&show_json(&resolved))?)
             } else {
-                show_text(&resolved.entries)
+                show_text(&resolved)
             };
             output::write(&text)
         }

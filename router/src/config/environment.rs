@@ -1,11 +1,13 @@
 //! The environment as a layer: `ENGRAM_SERVER_PORT` sets `server.port`.
 //!
+//! Keys of tables with free names too: `ENGRAM_BACKENDS_NAME_API_KEY`, once a file has `[backends.NAME]`.
 //! A misspelt variable is an error like a misspelt key. Left alone are the variables that other parts
 //! read ([`ELSEWHERE`]) and those that Kubernetes puts there for a service named `engram`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::families::{FAMILIES, Instance};
 use super::keys::{KEYS, SECTIONS};
 use super::{ConfigError, Origin, Raw, Stated, suggest};
 
@@ -13,8 +15,13 @@ use super::{ConfigError, Origin, Raw, Stated, suggest};
 /// the package index of the mirror (`models`), the client's key and address (`chat`, `complete`).
 const ELSEWHERE: [&str; 5] = ["ENGRAM_CONFIG", "ENGRAM_ISA", "ENGRAM_PACKAGE_INDEX", "ENGRAM_API_KEY", "ENGRAM_URL"];
 
-/// Adds what the environment states.
-pub(super) fn read(env: &BTreeMap<String, String>, stated: &mut Vec<Stated>, errors: &mut Vec<ConfigError>) {
+/// Adds what the environment states about keys and about the tables that files have.
+pub(super) fn read(
+    env: &BTreeMap<String, String>,
+    tables: &[Instance],
+    stated: &mut Vec<Stated>,
+    errors: &mut Vec<ConfigError>,
+) {
     // A key's short name first, so that its full one wins.
     let mut known = Vec::new();
     for key in KEYS {
@@ -26,10 +33,12 @@ pub(super) fn read(env: &BTreeMap<String, String>, stated: &mut Vec<Stated>, err
             };
             // An empty variable counts as absent: that is how compose files and shells "unset" one.
             if !text.is_empty() {
-                stated.push(Stated { key, raw: Raw::Text(text.clone()), origin: Origin::Env(name) });
+                let (raw, origin) = (Raw::Text(text.clone()), Origin::Env(name));
+                stated.push(Stated { key, table: None, raw, origin });
             }
         }
     }
+    known.extend(read_tables(env, tables, stated, errors));
     for (name, text) in env {
         let foreign = !name.starts_with("ENGRAM_")
             || ELSEWHERE.contains(&name.as_str())
@@ -39,7 +48,7 @@ pub(super) fn read(env: &BTreeMap<String, String>, stated: &mut Vec<Stated>, err
             continue;
         }
         let nearest = suggest::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
-        let in_section = SECTIONS.iter().any(|section| {
+        let in_section = SECTIONS.iter().copied().chain(FAMILIES.map(|family| family.name)).any(|section| {
             name.strip_prefix("ENGRAM_").is_some_and(|rest| {
                 rest.strip_prefix(&section.to_uppercase()).is_some_and(|rest| rest.starts_with('_'))
             })
@@ -49,6 +58,43 @@ pub(super) fn read(env: &BTreeMap<String, String>, stated: &mut Vec<Stated>, err
             errors.push(ConfigError::UnknownVariable { name: suggest::shorten(name), nearest });
         }
     }
+}
+
+/// Adds what the environment states about tables, and returns the names of all variables that could.
+fn read_tables(
+    env: &BTreeMap<String, String>,
+    tables: &[Instance],
+    stated: &mut Vec<Stated>,
+    errors: &mut Vec<ConfigError>,
+) -> Vec<String> {
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for table in tables {
+        let prefix = table.family.env_prefix(&table.name);
+        // There may be thousands of tables, and few of them have variables.
+        if !env.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix)) {
+            continue;
+        }
+        for key in table.family.keys {
+            let name = format!("{prefix}{}", key.name.to_uppercase());
+            let path = format!("{}.{}", table.path(), key.name);
+            if let Some(text) = env.get(&name).filter(|text| !text.is_empty() && !is_service_link(&name, text)) {
+                let origin = Origin::Env(name.clone());
+                match known.get(&name) {
+                    Some(other) => errors.push(ConfigError::BadValue {
+                        key: path.clone(),
+                        problem: format!("and `{other}` are both set by this variable; rename one of the tables"),
+                        origin,
+                    }),
+                    None => {
+                        let (table, raw) = (Some((table.family, table.name.clone())), Raw::Text(text.clone()));
+                        stated.push(Stated { key, table, raw, origin });
+                    }
+                }
+            }
+            known.insert(name, path);
+        }
+    }
+    known.into_keys().collect()
 }
 
 /// Kubernetes tells every pod of a service named `engram` (or `engram-server`) variables such as

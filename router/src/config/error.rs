@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Origin;
+use super::families::Family;
 use super::suggest;
 
 /// One problem.
@@ -88,6 +89,21 @@ impl ConfigError {
     pub(super) fn unknown_key(key: &str, origin: Origin) -> Self {
         Self::UnknownKey { key: suggest::shorten(key), nearest: suggest::nearest_key(key), origin }
     }
+
+    /// The key whose value is wrong.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::BadValue { key, .. } | Self::VariableCycle { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// An unknown key of a table with a free name.
+    pub(super) fn unknown_in(family: &Family, table: &str, key: &str, origin: Origin) -> Self {
+        let nearest = suggest::nearest(key, family.keys.iter().map(|key| key.name));
+        let nearest = nearest.map(|nearest| format!("{table}.{nearest}"));
+        Self::UnknownKey { key: format!("{table}.{}", suggest::shorten(key)), nearest, origin }
+    }
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
@@ -101,19 +117,25 @@ fn chain_of<T: fmt::Display>(chain: impl Iterator<Item = T>) -> String {
     chain.map(|link| link.to_string()).collect::<Vec<_>>().join(" -> ")
 }
 
-/// All problems of one resolution, one a line.
+/// Problems that a message tells one by one.
+const MAX_TOLD: usize = 20;
+
+/// All problems of one resolution, one a line, the first twenty of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.0.iter().take(MAX_TOLD).enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
             write!(f, "{error}")?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MAX_TOLD) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }
 

@@ -9,8 +9,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
+use super::families::{self, Family, Instance};
 use super::interpolate::{ExpandError, Variables};
 use super::keys::{self, SECTIONS};
 use super::suggest;
@@ -24,6 +25,8 @@ const MAX_FILES: usize = 64;
 #[derive(Default)]
 pub(super) struct Loaded {
     pub values: Vec<Stated>,
+    /// The tables with free names, once each time they are named.
+    pub tables: Vec<Instance>,
     pub errors: Vec<ConfigError>,
     files: usize,
 }
@@ -60,7 +63,7 @@ fn load_into(
 
     let text = read_capped(path).map_err(read_error)?;
     let table = DeTable::parse(&text).map_err(|error| syntax_error(path, &text, &error))?;
-    let file = File { path, text: &text };
+    let file = File { path, newlines: newlines(&text) };
     let vars = file.vars(table.get_ref(), &mut loaded.errors);
     let variables = Variables { env, vars: &vars };
 
@@ -94,25 +97,41 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     ConfigError::Syntax {
         path: path.to_owned(),
-        line: line_of(text, at),
+        line: line_of(&newlines(text), at),
         column: before[line_start..].chars().count() + 1,
         // The parser quotes nothing of the file here, so nothing secret and nothing long can get into it.
         message: suggest::shorten_to(error.message(), 200),
     }
 }
 
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+/// Where lines end.
+fn newlines(text: &str) -> Vec<usize> {
+    text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect()
+}
+
+fn line_of(newlines: &[usize], at: usize) -> usize {
+    newlines.partition_point(|newline| *newline < at) + 1
+}
+
+/// The entries as they stand in the file: the parser keeps them sorted by name.
+fn in_order<'t, 'a>(table: &'t DeTable<'a>) -> Vec<(&'t Spanned<DeString<'a>>, &'t Spanned<DeValue<'a>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
 }
 
 struct File<'a> {
     path: &'a Path,
-    text: &'a str,
+    newlines: Vec<usize>,
 }
 
 impl File<'_> {
+    fn origin_of(&self, value: &Spanned<DeValue<'_>>) -> Origin {
+        self.origin(value.span().start)
+    }
+
     fn origin(&self, at: usize) -> Origin {
-        Origin::File { path: self.path.to_owned(), line: line_of(self.text, at) }
+        Origin::File { path: self.path.to_owned(), line: line_of(&self.newlines, at) }
     }
 
     /// `[vars]`: strings only.
@@ -155,36 +174,73 @@ impl File<'_> {
             .collect()
     }
 
-    /// All keys of all sections.
+    /// All keys of all sections and families.
     fn values(&self, table: &DeTable<'_>, variables: &Variables<'_>, loaded: &mut Loaded) {
-        for (section, value) in table {
+        for (section, value) in in_order(table) {
             let name = section.get_ref().as_ref();
             if matches!(name, "include" | "vars") {
                 continue;
             }
-            if !SECTIONS.contains(&name) {
+            let family = families::find(name);
+            if family.is_none() && !SECTIONS.contains(&name) {
                 loaded.errors.push(ConfigError::unknown_key(name, self.origin(section.span().start)));
                 continue;
             }
             let Some(entries) = value.get_ref().as_table() else {
-                loaded.errors.push(self.bad(
-                    name,
-                    value,
-                    &format!("is a section; write [{name}] on a line of its own"),
-                ));
+                let problem = match family {
+                    Some(_) => format!("is a family of tables; write [{name}.NAME] on a line of its own"),
+                    None => format!("is a section; write [{name}] on a line of its own"),
+                };
+                loaded.errors.push(self.bad(name, value, &problem));
                 continue;
             };
-            for (short, value) in entries {
-                let full = format!("{name}.{}", short.get_ref());
-                let Some(key) = keys::find(&full) else {
-                    loaded.errors.push(ConfigError::unknown_key(&full, self.origin(short.span().start)));
+            match family {
+                Some(family) => self.family(family, entries, variables, loaded),
+                None => self.section(name, entries, variables, loaded),
+            }
+        }
+    }
+
+    /// The keys of one section.
+    fn section(&self, name: &str, entries: &DeTable<'_>, variables: &Variables<'_>, loaded: &mut Loaded) {
+        for (short, value) in in_order(entries) {
+            let full = format!("{name}.{}", short.get_ref());
+            let Some(key) = keys::find(&full) else {
+                loaded.errors.push(ConfigError::unknown_key(&full, self.origin(short.span().start)));
+                continue;
+            };
+            match self.raw(key.name, value, variables) {
+                Ok(raw) => loaded.values.push(Stated { key, table: None, raw, origin: self.origin_of(value) }),
+                Err(error) => loaded.errors.push(error),
+            }
+        }
+    }
+
+    /// The tables of one family.
+    fn family(&self, family: &'static Family, tables: &DeTable<'_>, variables: &Variables<'_>, loaded: &mut Loaded) {
+        for (name, value) in in_order(tables) {
+            let (name, origin) = (name.get_ref().as_ref(), self.origin(name.span().start));
+            let path = family.path(name);
+            let Some(entries) = value.get_ref().as_table() else {
+                let problem = format!("is not a table; {} is one each: write [{}.NAME]", family.one, family.name);
+                loaded.errors.push(self.bad(&path, value, &problem));
+                continue;
+            };
+            loaded.tables.push(Instance::new(family, name, origin));
+            for (short, value) in in_order(entries) {
+                let full = format!("{path}.{}", short.get_ref());
+                let Some(key) = family.find(short.get_ref()) else {
+                    let origin = self.origin(short.span().start);
+                    loaded.errors.push(ConfigError::unknown_in(family, &path, short.get_ref(), origin));
                     continue;
                 };
-                match self.raw(key.name, value, variables) {
-                    Ok(raw) => {
-                        let origin = self.origin(value.span().start);
-                        loaded.values.push(Stated { key, raw, origin });
-                    }
+                match self.raw(&full, value, variables) {
+                    Ok(raw) => loaded.values.push(Stated {
+                        key,
+                        table: Some((family, name.to_owned())),
+                        raw,
+                        origin: self.origin_of(value),
+                    }),
                     Err(error) => loaded.errors.push(error),
                 }
             }
@@ -195,7 +251,7 @@ impl File<'_> {
     fn raw(&self, key: &str, value: &Spanned<DeValue<'_>>, variables: &Variables<'_>) -> Result<Raw, ConfigError> {
         Ok(match value.get_ref() {
             DeValue::String(text) => Raw::Text(variables.expand(text).map_err(|error| {
-                let origin = self.origin(value.span().start);
+                let origin = self.origin_of(value);
                 match error {
                     ExpandError::Cycle(chain) => ConfigError::VariableCycle { key: key.to_owned(), chain, origin },
                     ExpandError::Problem(problem) => ConfigError::BadValue { key: key.to_owned(), problem, origin },
@@ -221,10 +277,6 @@ impl File<'_> {
     }
 
     fn bad(&self, key: &str, value: &Spanned<DeValue<'_>>, problem: &str) -> ConfigError {
-        ConfigError::BadValue {
-            key: suggest::shorten(key),
-            problem: problem.to_owned(),
-            origin: self.origin(value.span().start),
-        }
+        ConfigError::BadValue { key: suggest::shorten(key), problem: problem.to_owned(), origin: self.origin_of(value) }
     }
 }

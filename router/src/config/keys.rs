@@ -1,15 +1,17 @@
-//! The table of all keys: name, kind, default, help. There is no second place.
+//! The table of all keys: name, kind, default, help. There is no second place. The keys of tables whose names
+//! are free (`[backends.NAME]`) stand in [`super::families`].
 
 use super::Origin;
 use super::value::{Kind, Raw, Value};
 
 /// The sections, in the order in which they are shown.
-pub const SECTIONS: [&str; 6] = ["server", "model", "engine", "log", "models", "memory"];
+pub const SECTIONS: [&str; 10] =
+    ["server", "model", "engine", "log", "models", "memory", "routing", "tls", "admin", "trace"];
 
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// `section.key`.
+    /// `section.key`; of a table with a free name: `key`.
     pub name: &'static str,
     /// What it takes.
     pub kind: Kind,
@@ -43,6 +45,7 @@ impl Key {
             return match self.kind {
                 Kind::Strings => Value::Strings(Vec::new()),
                 Kind::Secrets => Value::Secrets(Vec::new()),
+                Kind::Headers => Value::Headers(Vec::new()),
                 _ => Value::Unset,
             };
         }
@@ -65,7 +68,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
     Key { name, kind, default, env_alias: None, about }
 }
 
@@ -90,7 +93,7 @@ pub static KEYS: &[Key] = &[
         "",
         "keys that may use the API; none: no key is asked for",
     ),
-    key("server.api_keys_file", Kind::Path, "", "a file of such keys, one a line"),
+    aliased("server.api_keys_file", "ENGRAM_API_KEYS_FILE", Kind::Path, "", "a file of such keys, one a line"),
     key("server.insecure_no_auth", Kind::Flag, "false", "listen beyond loopback without keys"),
     key("server.cors_origins", Kind::Strings, "", "origins that browsers may call from; none: CORS is off"),
     key("server.body_limit_bytes", Kind::Size { min: 1 << 10, max: 1 << 30 }, "32MiB", "largest request body"),
@@ -212,12 +215,51 @@ pub static KEYS: &[Key] = &[
         "time between recall self-checks; 0: none",
     ),
     key("memory.postgres_url", Kind::Secret, "", "postgres://user:password@host/database"),
+    key("memory.postgres_url_file", Kind::Path, "", "a file that holds it"),
     key("memory.postgres_schema", Kind::Text, "engram", "schema that holds the tables; made if it is not there"),
     key("memory.postgres_pool", Kind::Count { min: 1, max: 1024 }, "8", "connections to PostgreSQL"),
     key("memory.qdrant_url", Kind::Text, "", "http://host:6333"),
     key("memory.qdrant_api_key", Kind::Secret, "", "its API key, where it wants one"),
+    key("memory.qdrant_api_key_file", Kind::Path, "", "a file that holds it"),
     key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache of recalls that servers share; unset: none"),
+    key("memory.redis_url_file", Kind::Path, "", "a file that holds it"),
+    key("routing.default", Kind::Text, "auto", "route of requests that name neither model nor route"),
+    key("routing.tasks", Kind::Strings, "", "route of a class of tasks under `auto`: \"chat=quality\""),
+    key("routing.max_cost_usd", DOLLARS, "0.05", "most that a request may cost; 0: no limit"),
+    key("routing.key_day_usd", DOLLARS, "0", "most that an API key may cost a day; 0: no limit"),
+    key("routing.key_month_usd", DOLLARS, "0", "most that an API key may cost a month; 0: no limit"),
+    key(
+        "routing.continue_mid_stream",
+        Kind::Flag,
+        "false",
+        "a stream that breaks after its first token goes on at the next backend",
+    ),
+    key("routing.retry_base_ms", Kind::Count { min: 1, max: 60_000 }, "100", "pause before the first retry, doubled"),
+    key("routing.retry_cap_ms", Kind::Count { min: 1, max: 600_000 }, "5000", "longest pause before a retry"),
+    key(
+        "routing.retry_budget_percent",
+        Kind::Count { min: 0, max: 100 },
+        "20",
+        "retries at most, of the requests sent: a bad day is not multiplied",
+    ),
+    key("routing.cache", Kind::Flag, "true", "equal deterministic requests are answered once"),
+    key("routing.cache_ttl_s", Kind::Seconds { min: 1.0, max: 604_800.0 }, "300", "how long an answer is kept"),
+    key("routing.cache_memory", Kind::Size { min: 1 << 20, max: 1 << 40 }, "64MiB", "budget of the kept answers"),
+    key("routing.semantic_cache", Kind::Flag, "false", "similar requests of a tenant are answered once too"),
+    key("routing.semantic_threshold", Kind::Float { min: 0.5, max: 1.0 }, "0.95", "cosine from which they are similar"),
+    key("tls.cert_file", Kind::Path, "", "the certificate with its chain, PEM; unset: HTTP without TLS"),
+    key("tls.key_file", Kind::Path, "", "its private key, PEM"),
+    key("tls.handshake_timeout_s", Kind::Seconds { min: 0.1, max: 300.0 }, "10", "time a client has for its handshake"),
+    key("admin.host", Kind::Host, "", "address of metrics and admin routes; unset: beside the API on loopback"),
+    key("admin.port", Kind::Port, "", "their port; unset: the API's on loopback, else the one after it"),
+    key("trace.otlp_endpoint", Kind::Url, "", "where spans go by OTLP over HTTP (http://host:4318); unset: nowhere"),
+    key("trace.otlp_headers", Kind::Headers, "", "headers sent there: \"authorization: Bearer KEY\""),
+    key("trace.otlp_headers_file", Kind::Path, "", "a file of such headers, one a line"),
+    key("trace.sample_percent", Kind::Float { min: 0.0, max: 100.0 }, "100", "traces begun here that are sent"),
 ];
+
+/// An amount of money.
+pub(super) const DOLLARS: Kind = Kind::Float { min: 0.0, max: 1e6 };
 
 /// Ten years and less.
 const TTL: Kind = Kind::Seconds { min: 0.0, max: 315_360_000.0 };

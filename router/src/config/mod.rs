@@ -1,39 +1,59 @@
 //! What the server was told, from all places at once: default < file < environment < flag.
 //!
 //! Everything is resolved once, into an immutable [`Config`]; each value remembers where it came from
-//! ([`Origin`]), so that `engram config show` can say so. All keys stand in one table ([`keys::KEYS`]):
-//! their names, kinds, defaults and help have no second place.
+//! ([`Origin`]), so that `engram config show` can say so. All keys stand in one table ([`keys::KEYS`]), those of
+//! tables with free names in another ([`families`]): their names, kinds, defaults and help have no second place.
 //!
 //! Written by hand over `toml`'s spanned values rather than over a layering crate: what users need
 //! from a config error is the file *and the line*, the key, the value and the cure, and that must hold
 //! through includes and `${VAR}`s; provenance by line is what the layering crates do not keep.
 
+mod admin;
 mod environment;
 mod error;
+pub mod families;
 mod file;
+mod flags;
+mod getter;
 mod interpolate;
 pub mod keys;
 mod memory;
 mod origin;
+mod routes;
+mod routing;
 mod secrets;
 mod show;
 mod size;
 mod suggest;
+mod tls;
+mod trace;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use admin::AdminConfig;
 pub use error::{ConfigError, ConfigErrors};
+pub use families::{Family, Instance};
+pub use flags::FlagConfig;
 pub use memory::{KeyDefaults, MemoryBackend, MemorySettings, RecallDefault, Remember};
 pub use origin::Origin;
+pub use routes::{BUILT_IN as BUILT_IN_ROUTES, LocalUse, RouteConfig};
+pub use routing::{
+    BackendConfig, BackendKind, BreakerConfig, CatalogModel, LOCAL, ModelPrice, PortkeyCache, PortkeyConfig,
+    RoutingConfig,
+};
 pub use secrets::Secret;
 pub use show::{show_json, show_text};
 pub use size::{format_size, human_size, parse_size};
+pub use tls::TlsConfig;
+pub use trace::TraceConfig;
 pub use value::{Device, LogFormat, Raw, Value};
 
 use engram_inference::KvType;
+use families::Tables;
+use getter::Getter;
 use keys::Key;
 
 /// `[server]`: where it listens and whom it lets in.
@@ -136,6 +156,16 @@ pub struct Config {
     pub models: ModelsConfig,
     /// `[memory]`
     pub memory: MemorySettings,
+    /// `[routing]`, `[backends.*]`, `[catalog.*]`, `[routes.*]`
+    pub routing: RoutingConfig,
+    /// `[flags.*]`
+    pub flags: Vec<FlagConfig>,
+    /// `[tls]`; `None`: HTTP without TLS.
+    pub tls: Option<TlsConfig>,
+    /// `[admin]`
+    pub admin: AdminConfig,
+    /// `[trace]`; `None`: spans go nowhere.
+    pub trace: Option<TraceConfig>,
 }
 
 /// A value given on the command line for a key.
@@ -178,6 +208,8 @@ pub struct Resolved {
     pub config: Config,
     /// One entry a key, in the table's order.
     pub entries: Vec<Entry>,
+    /// The tables with free names, family by family, each in the order in which files name them.
+    pub tables: Vec<Instance>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<String>,
 }
@@ -185,6 +217,8 @@ pub struct Resolved {
 /// A value as some layer states it, before it is checked.
 struct Stated {
     key: &'static Key,
+    /// The family and name of its table, if that is free.
+    table: Option<(&'static Family, String)>,
     raw: Raw,
     origin: Origin,
 }
@@ -193,43 +227,69 @@ struct Stated {
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     let mut errors = Vec::new();
     let mut stated = Vec::new();
+    let mut tables = Tables::default();
     for path in &sources.files {
         match file::load(path, &sources.env) {
             Ok(loaded) => {
                 stated.extend(loaded.values);
                 errors.extend(loaded.errors);
+                for table in loaded.tables {
+                    tables.declare(table, &mut errors);
+                }
             }
             Err(error) => errors.push(error),
         }
     }
-    environment::read(&sources.env, &mut stated, &mut errors);
+    environment::read(&sources.env, tables.all(), &mut stated, &mut errors);
     for flag in &sources.flags {
+        let (raw, origin) = (Raw::Text(flag.text.clone()), Origin::Flag(flag.flag));
         match keys::find(flag.key) {
-            Some(key) => {
-                stated.push(Stated { key, raw: Raw::Text(flag.text.clone()), origin: Origin::Flag(flag.flag) })
-            }
-            None => errors.push(ConfigError::unknown_key(flag.key, Origin::Flag(flag.flag))),
+            Some(key) => stated.push(Stated { key, table: None, raw, origin }),
+            None => errors.push(ConfigError::unknown_key(flag.key, origin)),
         }
     }
 
     let mut entries: Vec<Entry> =
         keys::KEYS.iter().map(|key| Entry { key, value: key.default_value(), origin: Origin::Default }).collect();
-    for Stated { key, raw, origin } in stated {
-        match key.parse(&raw, &origin) {
-            Ok(value) => {
-                if let Some(entry) = entries.iter_mut().find(|entry| entry.key.name == key.name) {
-                    entry.value = value;
-                    entry.origin = origin;
-                }
-            }
-            Err(problem) => errors.push(ConfigError::BadValue { key: key.name.into(), problem, origin }),
-        }
+    for statement in stated {
+        apply(statement, &mut entries, &mut tables, &mut errors);
     }
+    let tables = tables.sorted();
     fill_directories(&mut entries, &sources.env, &mut errors);
 
     let mut warnings = Vec::new();
-    let config = build(&entries, &mut errors, &mut warnings);
-    if errors.is_empty() { Ok(Resolved { config, entries, warnings }) } else { Err(ConfigErrors(errors)) }
+    let refused: BTreeSet<String> = errors.iter().filter_map(ConfigError::key).map(str::to_owned).collect();
+    let told = errors.len();
+    let config = build(&entries, &tables, &mut errors, &mut warnings);
+    // A key whose value was refused reads as unset: that it is so needs no second complaint.
+    let mut index = 0;
+    errors.retain(|error| {
+        index += 1;
+        index <= told || error.key().is_none_or(|key| !refused.contains(key))
+    });
+    if errors.is_empty() { Ok(Resolved { config, entries, tables, warnings }) } else { Err(ConfigErrors(errors)) }
+}
+
+/// Checks a value and puts it in the place of a weaker one.
+fn apply(stated: Stated, entries: &mut [Entry], tables: &mut Tables, errors: &mut Vec<ConfigError>) {
+    let Stated { key, table, raw, origin } = stated;
+    let path = table.as_ref().map_or(key.name.into(), |(family, name)| format!("{}.{}", family.path(name), key.name));
+    let value = match key.parse(&raw, &origin) {
+        Ok(value) => value,
+        Err(problem) => return errors.push(ConfigError::BadValue { key: path, problem, origin }),
+    };
+    let entries = match &table {
+        None => entries,
+        // A table whose name was refused is not there.
+        Some((family, name)) => match tables.find(family, name) {
+            Some(table) => &mut table.entries,
+            None => return,
+        },
+    };
+    if let Some(entry) = entries.iter_mut().find(|entry| entry.key.name == key.name) {
+        entry.value = value;
+        entry.origin = origin;
+    }
 }
 
 /// The directories whose default depends on the environment.
@@ -263,8 +323,8 @@ fn fill_directories(entries: &mut [Entry], env: &BTreeMap<String, String>, error
 }
 
 /// Fills the struct from the entries, and checks what concerns several keys at once.
-fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<String>) -> Config {
-    let get = Getter { entries };
+fn build(entries: &[Entry], tables: &[Instance], errors: &mut Vec<ConfigError>, warnings: &mut Vec<String>) -> Config {
+    let get = Getter::of_keys(entries, errors);
     let mut api_keys = get.secrets("server.api_keys");
     if let Some(path) = get.path("server.api_keys_file") {
         match secrets::read_keys_file(&path) {
@@ -314,6 +374,11 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             revision: get.optional_text("models.revision"),
         },
         memory: memory::build(&get, errors),
+        routing: routing::build(&get, tables, errors),
+        flags: flags::build(tables, errors),
+        tls: tls::build(&get, errors),
+        admin: admin::build(&get, errors),
+        trace: trace::build(&get),
     };
     if config.engine.max_batch_tokens < config.engine.max_num_seqs {
         errors.push(get.bad(
@@ -331,97 +396,9 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
     config
 }
 
-/// Typed access to the entries. The table's kinds decide which variant a key has, and a test reads
-/// every key once, so the fallbacks here are never taken.
-struct Getter<'a> {
-    entries: &'a [Entry],
-}
-
-impl Getter<'_> {
-    fn value(&self, name: &str) -> &Value {
-        self.entries.iter().find(|entry| entry.key.name == name).map_or(&Value::Unset, |entry| &entry.value)
-    }
-
-    fn bad(&self, name: &str, problem: String) -> ConfigError {
-        let origin = self
-            .entries
-            .iter()
-            .find(|entry| entry.key.name == name)
-            .map_or(Origin::Default, |entry| entry.origin.clone());
-        ConfigError::BadValue { key: name.into(), problem, origin }
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.optional_text(name).unwrap_or_default()
-    }
-
-    fn optional_text(&self, name: &str) -> Option<String> {
-        match self.value(name) {
-            Value::Text(text) => Some(text.clone()),
-            _ => None,
-        }
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        match self.value(name) {
-            Value::Number(number) | Value::Size(number) => *number,
-            _ => 0,
-        }
-    }
-
-    fn optional_number(&self, name: &str) -> Option<usize> {
-        match self.value(name) {
-            Value::Number(number) => Some(*number as usize),
-            _ => None,
-        }
-    }
-
-    fn flag(&self, name: &str) -> bool {
-        matches!(self.value(name), Value::Flag(true))
-    }
-
-    fn seconds(&self, name: &str) -> Duration {
-        match self.value(name) {
-            Value::Seconds(time) => *time,
-            _ => Duration::ZERO,
-        }
-    }
-
-    fn strings(&self, name: &str) -> Vec<String> {
-        match self.value(name) {
-            Value::Strings(strings) => strings.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn secrets(&self, name: &str) -> Vec<Secret> {
-        match self.value(name) {
-            Value::Secrets(secrets) => secrets.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn secret(&self, name: &str) -> Option<Secret> {
-        match self.value(name) {
-            Value::Secret(secret) => Some(secret.clone()),
-            _ => None,
-        }
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        match self.value(name) {
-            Value::Path(path) => Some(path.clone()),
-            _ => None,
-        }
-    }
-
-    fn device(&self, name: &str) -> Device {
-        match self.value(name) {
-            Value::Device(device) => *device,
-            _ => Device::Auto,
-        }
-    }
-}
-
+#[cfg(test)]
+mod broken_tests;
+#[cfg(test)]
+mod families_tests;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Its place among the layers: a higher one wins.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File { .. } => 1,
+            Self::Env(_) => 2,
+            Self::Flag(_) => 3,
+        }
+    }
+
     /// One word for scripts: `default`, `file`, `env`, `flag`.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! The nearest known name for a mistyped one.
 
+use super::families::FAMILIES;
 use super::keys::{KEYS, SECTIONS};
 
 /// Longest name that is compared: the cost is quadratic, and nobody mistypes a novel.
@@ -22,7 +23,8 @@ pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<
 
 /// The known key closest to `typed`; a key without or with the wrong section is found by its last part.
 pub fn nearest_key(typed: &str) -> Option<String> {
-    let full = nearest(typed, KEYS.iter().map(|key| key.name).chain(SECTIONS.iter().copied()));
+    let families = FAMILIES.iter().map(|family| family.name);
+    let full = nearest(typed, KEYS.iter().map(|key| key.name).chain(SECTIONS.iter().copied()).chain(families));
     if let Some(name) = full {
         return Some(name.to_owned());
     }

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use super::keys::{KEYS, SECTIONS};
 use super::*;
 
-fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> =
         pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     env.entry("HOME".into()).or_insert_with(|| "/home/ada".into());
     env
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+pub(super) fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     fs::write(&path, text).unwrap();
     path
 }
 
-fn resolve_text(text: &str, pairs: &[(&str, &str)]) -> Result<Resolved, ConfigErrors> {
+pub(super) fn resolve_text(text: &str, pairs: &[(&str, &str)]) -> Result<Resolved, ConfigErrors> {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "engram.toml", text);
     resolve(&Sources { files: vec![path], env: env(pairs), flags: Vec::new() })
@@ -255,8 +255,8 @@ fn secrets_are_never_shown() {
     let resolved =
         resolve_text("[server]\napi_keys = [\"${KEY}\", \"sk-other-key\"]", &[("KEY", "sk-hidden-key")]).unwrap();
     assert_eq!(resolved.config.server.api_keys[0].expose(), "sk-hidden-key");
-    let shown = show_text(&resolved.entries);
-    let json = show_json(&resolved.entries).to_string();
+    let shown = show_text(&resolved);
+    let json = show_json(&resolved).to_string();
     for text in [&shown, &json, &format!("{resolved:?}")] {
         assert!(!text.contains("hidden") && !text.contains("other"), "{text}");
         assert!(text.contains("***"));
@@ -288,7 +288,7 @@ fn a_key_has_its_own_memory_defaults() {
     assert_eq!(summary("ada"), (auto, Remember::Session, "coding".into(), Some("web".into())));
     assert_eq!(summary("bot"), (off, Remember::Off, "business".into(), None));
     assert_eq!(summary("key-00000000"), (auto, Remember::Off, "coding".into(), None));
-    for shown in [show_text(&resolved.entries), format!("{resolved:?}")] {
+    for shown in [show_text(&resolved), format!("{resolved:?}")] {
         assert!(!shown.contains("hidden") && shown.contains("***"), "{shown}");
     }
 }
@@ -300,11 +300,11 @@ fn what_show_prints_is_a_config_file_with_the_same_values() {
         &[],
     )
     .unwrap();
-    let again = resolve_text(&show_text(&resolved.entries), &[]).unwrap();
+    let again = resolve_text(&show_text(&resolved), &[]).unwrap();
     for (before, after) in resolved.entries.iter().zip(&again.entries) {
         assert_eq!(before.value, after.value, "{}", before.key.name);
     }
-    let json = show_json(&resolved.entries);
+    let json = show_json(&resolved);
     assert_eq!(json["engine.kv_memory"]["value"], "1536MiB");
     assert_eq!(json["engine.kv_memory"]["from"], "file");
     assert_eq!(json["engine.kv_memory"]["line"], 2);
@@ -345,7 +345,7 @@ fn the_kv_cache_holds_what_is_asked_for() {
     for (name, kind) in [("f16", KvType::F16), ("f32", KvType::F32), ("int8", KvType::Int8)] {
         let resolved = resolve_text(&format!("[engine]\nkv_dtype = \"{name}\""), &[]).unwrap();
         assert_eq!(resolved.config.engine.kv_dtype, kind);
-        assert_eq!(show_json(&resolved.entries)["engine.kv_dtype"]["value"], name);
+        assert_eq!(show_json(&resolved)["engine.kv_dtype"]["value"], name);
         let flagged = resolve_text("", &[("ENGRAM_ENGINE_KV_DTYPE", name)]).unwrap();
         assert_eq!(flagged.config.engine.kv_dtype, kind);
     }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::{HeaderName, HeaderValue, Uri};
+
 use super::suggest::shorten;
 use super::{Origin, Secret, format_size, parse_size};
 
@@ -53,6 +55,8 @@ pub enum Value {
     Text(String),
     /// A count or a port.
     Number(u64),
+    /// A number with a fraction: dollars, a share.
+    Float(f64),
     /// Bytes.
     Size(u64),
     /// `true` or `false`.
@@ -65,6 +69,8 @@ pub enum Value {
     Secrets(Vec<Secret>),
     /// One secret.
     Secret(Secret),
+    /// Header names with values, which often are secrets.
+    Headers(Vec<(HeaderName, Secret)>),
     /// A path.
     Path(PathBuf),
     /// A device.
@@ -86,6 +92,13 @@ pub enum Kind {
         min: u64,
         /// Most.
         max: u64,
+    },
+    /// A number in a range, with or without a fraction.
+    Float {
+        /// Least.
+        min: f64,
+        /// Most.
+        max: f64,
     },
     /// A power of two in a range.
     PowerOfTwo {
@@ -122,6 +135,12 @@ pub enum Kind {
     Secrets,
     /// One secret, commas and all.
     Secret,
+    /// An address that begins with `http://` or `https://`, without user, password, query or fragment.
+    Url,
+    /// `name: value` lines that are sent along; their values are never shown.
+    Headers,
+    /// A JSON object of short strings.
+    JsonObject,
     /// A path; in a file relative to that file, else to the working directory; `~/` is the home.
     Path,
 }
@@ -136,6 +155,7 @@ impl Kind {
             Self::Count { min, max } => {
                 whole(raw, min, max, &format!("a whole number from {min} to {max}")).map(Value::Number)
             }
+            Self::Float { min, max } => float(raw, min, max),
             Self::PowerOfTwo { min, max } => {
                 let expected = format!("a power of two from {min} to {max}");
                 let number = whole(raw, min, max, &expected)?;
@@ -157,6 +177,9 @@ impl Kind {
                 Raw::Text(text) if !text.trim().is_empty() => Ok(Value::Secret(Secret::new(text.trim()))),
                 _ => Err("is not a string with something in it".into()),
             },
+            Self::Url => url(raw),
+            Self::Headers => headers(raw),
+            Self::JsonObject => json_object(raw),
             Self::Path => path(raw, origin),
         }
     }
@@ -193,6 +216,20 @@ fn whole(raw: &Raw, min: u64, max: u64, expected: &str) -> Result<u64, String> {
         _ => None,
     };
     number.filter(|number| (min..=max).contains(number)).ok_or_else(|| is_not(raw, expected))
+}
+
+fn float(raw: &Raw, min: f64, max: f64) -> Result<Value, String> {
+    let number = match raw {
+        Raw::Integer(number) => Some(*number as f64),
+        Raw::Float(number) => Some(*number),
+        Raw::Text(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    // NaN is in no range.
+    number
+        .filter(|number| (min..=max).contains(number))
+        .map(Value::Float)
+        .ok_or_else(|| is_not(raw, &format!("a number from {min} to {max}")))
 }
 
 fn size(raw: &Raw, min: u64, max: u64) -> Result<Value, String> {
@@ -303,6 +340,83 @@ fn host(raw: &Raw) -> Result<Value, String> {
     } else {
         Err(is_not(raw, expected))
     }
+}
+
+fn url(raw: &Raw) -> Result<Value, String> {
+    let expected = "an address; write for example \"https://api.example.org/v1\"";
+    let text = text_of(raw, expected)?;
+    // Not quoted: what stands before an @ is a user, and often a password.
+    if text.contains('@') {
+        return Err("holds an `@`: a user and password do not belong in an address; write them as `api_key`".into());
+    }
+    if text.contains(['?', '#']) {
+        return Err("holds a `?` or `#`: an address ends with its path, the rest is added to it".into());
+    }
+    let uri = text.parse::<Uri>().map_err(|_| is_not(raw, expected))?;
+    let scheme = uri.scheme_str().unwrap_or("");
+    if !matches!(scheme, "http" | "https") {
+        return Err(is_not(raw, "an address that begins with http:// or https://"));
+    }
+    if uri.host().is_none_or(str::is_empty) || uri.authority().is_some_and(|at| at.as_str().ends_with(':')) {
+        return Err(is_not(raw, expected));
+    }
+    Ok(Value::Text(text.trim_end_matches('/').to_owned()))
+}
+
+/// Headers that belong to the connection or to the message: stating them would break it.
+const OWN_HEADERS: [&str; 9] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "keep-alive",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Messages name a header by its place or name, never by its value.
+fn headers(raw: &Raw) -> Result<Value, String> {
+    let form = "write for example [\"x-team: search\"]";
+    let lines = list(raw).map_err(|_| format!("is not a list of headers; {form}"))?;
+    let mut headers: Vec<(HeaderName, Secret)> = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        let number = index + 1;
+        let (name, value) =
+            line.split_once(':').ok_or_else(|| format!("header number {number} has no colon; {form}"))?;
+        let name: HeaderName =
+            name.trim().parse().map_err(|_| format!("header number {number} has a name that cannot be one; {form}"))?;
+        if OWN_HEADERS.contains(&name.as_str()) {
+            return Err(format!("header `{name}` is the connection's own; leave it out"));
+        }
+        let value = value.trim();
+        if value.is_empty() || HeaderValue::from_str(value).is_err() {
+            return Err(format!("header `{name}` has a value that no header can carry; use visible ASCII"));
+        }
+        if headers.iter().any(|(other, _)| *other == name) {
+            return Err(format!("header `{name}` is stated twice; leave one out"));
+        }
+        headers.push((name, Secret::new(value)));
+    }
+    Ok(Value::Headers(headers))
+}
+
+/// Longest string of a [`Kind::JsonObject`]: what Portkey takes of a metadata value.
+const MAX_JSON_STRING: usize = 128;
+
+fn json_object(raw: &Raw) -> Result<Value, String> {
+    let expected = "a JSON object of strings; write for example '{\"team\": \"search\"}'";
+    let text = text_of(raw, expected)?;
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).map_err(|_| is_not(raw, expected))?;
+    for (name, value) in &object {
+        let good = value.as_str().is_some_and(|value| value.chars().count() <= MAX_JSON_STRING);
+        if !good {
+            return Err(format!("{:?} in it is not a string of at most {MAX_JSON_STRING} characters", shorten(name)));
+        }
+    }
+    Ok(Value::Text(text.to_owned()))
 }
 
 fn list(raw: &Raw) -> Result<Vec<String>, String> {
