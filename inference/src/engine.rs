@@ -427,6 +427,8 @@ impl<M: ForwardPass + 'static> Engine<M> {
 
     fn publish_stats(&mut self) {
         self.stats.waiting = self.scheduler.waiting().len();
+        self.stats.backlog_tokens = self.scheduler.backlog();
+        self.stats.step_cost = self.scheduler.step_cost();
         self.stats.running = self.scheduler.running().len();
         self.stats.blocks = self.scheduler.block_counts();
         self.stats.evicted_blocks = self.scheduler.blocks_mut().evicted();

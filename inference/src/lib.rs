@@ -37,7 +37,7 @@ pub use forward::{ForwardPass, Geometry};
 pub use handle::{Capacity, DrainReport, EngineHandle, TokenEvents, TokenStream};
 pub use kv_cache::KvCache;
 pub use output::{Detokenizer, Piece, TextAssembler, TextEvent, TextStream, TextToken};
-pub use pace::{Allowance, Pace, StepWork};
+pub use pace::{Allowance, Pace, StepCost, StepWork};
 pub use request::{FinishReason, GenerateRequest, Logprobs, SamplingParams, Timing, TokenEvent, Usage};
 pub use sampler::{NotFinite, Sampled, Sampler, SamplerState};
 pub use scheduler::{Admitted, Expired, Plan, Scheduled, Scheduler};

@@ -66,6 +66,19 @@ impl StepWork {
     }
 }
 
+/// What a step costs, in seconds: the sum of its parts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepCost {
+    /// Of any step.
+    pub fixed: f64,
+    /// Of each decode.
+    pub decode: f64,
+    /// Of each prompt token.
+    pub prefill: f64,
+    /// Of each pair of a token and one that it attends to.
+    pub pair: f64,
+}
+
 /// The measured cost of steps, and the bound they are to keep.
 #[derive(Debug, Clone)]
 pub struct Pace {
@@ -129,6 +142,12 @@ impl Pace {
     /// As they are under the present load.
     fn rates(&self) -> Option<[f64; 4]> {
         self.rates.map(|rates| rates.map(|rate| rate * self.load))
+    }
+
+    /// What steps cost now, for those who plan ahead; `None` before the first was measured.
+    pub fn cost(&self) -> Option<StepCost> {
+        let [fixed, decode, prefill, pair] = self.rates()?;
+        Some(StepCost { fixed, decode, prefill, pair })
     }
 
     /// How long a step of `work` is expected to take; `None` before the first was measured.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::block_manager::{BlockCounts, BlockHash, BlockManager, BlockTable};
 use crate::config::EngineConfig;
-use crate::pace::{Allowance, Pace, StepWork};
+use crate::pace::{Allowance, Pace, StepCost, StepWork};
 use crate::sequence::{SeqId, SeqMap, Sequence};
 
 /// Most logit rows of a step that score prompts: one row of a 150,000-token vocabulary is 600 kB.
@@ -242,6 +242,17 @@ impl Scheduler {
     /// Everybody who waits.
     pub fn waiting(&self) -> &[SeqId] {
         &self.waiting
+    }
+
+    /// Tokens that those who wait and run have still to read before they can say any.
+    pub fn backlog(&self) -> usize {
+        // One token of a running sequence is its decode.
+        self.sequences.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum()
+    }
+
+    /// What steps cost now.
+    pub fn step_cost(&self) -> Option<StepCost> {
+        self.pace.cost()
     }
 
     /// Nobody left.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::block_manager::BlockCounts;
+use crate::pace::StepCost;
 use crate::request::{FinishReason, Timing, Usage};
 
 /// How a request ended.
@@ -103,7 +104,7 @@ pub struct StepReport {
 }
 
 /// Counters since the start, and gauges of the last step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EngineStats {
     /// Requests by outcome.
     pub requests: RequestCounts,
@@ -129,6 +130,10 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Sequences running.
     pub running: usize,
+    /// Tokens that those who wait or run have still to read before they can say any.
+    pub backlog_tokens: usize,
+    /// What steps cost now; `None` before the first was measured.
+    pub step_cost: Option<StepCost>,
     /// Tokens of a fresh prompt that the last step had room for: what fits into `max_itl` beside its
     /// decodes, or what `max_batch_tokens` left where nobody waits for a token.
     pub prefill_budget: usize,

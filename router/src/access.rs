@@ -3,7 +3,7 @@
 //! ends, for a stream's status line says little.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -17,7 +17,9 @@ use tracing::{Instrument, Span};
 
 use crate::app::AppState;
 use crate::drain::InFlight;
+use crate::money::Usd;
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::routing::Report;
 
 /// What the handlers learn about a request and its log line tells; shared through extensions.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +31,17 @@ struct FactsInner {
     cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     failed_in_stream: AtomicBool,
+    routed: Mutex<Routed>,
+}
+
+/// Who served a request, and what that cost.
+#[derive(Debug, Default, Clone)]
+struct Routed {
+    backend: String,
+    model: String,
+    attempts: usize,
+    cache: &'static str,
+    cost: Usd,
 }
 
 impl Facts {
@@ -37,6 +50,25 @@ impl Facts {
         self.0.prompt_tokens.fetch_add(prompt as u64, Ordering::Relaxed);
         self.0.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
         self.0.completion_tokens.fetch_add(completion as u64, Ordering::Relaxed);
+    }
+
+    /// An answer, or a part of one, was served as the report says, at this cost.
+    pub fn routed(&self, report: &Report, cost: Usd) {
+        let mut routed = self.lock();
+        routed.backend = report.backend.clone();
+        routed.model = report.model.clone();
+        routed.attempts = report.attempts();
+        routed.cache = report.cache.as_str();
+        routed.cost = routed.cost + cost;
+    }
+
+    /// What the request has cost so far.
+    pub fn cost(&self) -> Usd {
+        self.lock().cost
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Routed> {
+        self.0.routed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stream ended with an error event: its status says 200 nonetheless.
@@ -115,7 +147,22 @@ impl Drop for Ending {
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
         let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
         if self.in_flight.is_some() {
-            tracing::info!(status, outcome, milliseconds, prompt_tokens, cached_tokens, completion_tokens, "answered");
+            let Routed { backend, model, attempts, cache, cost } = self.facts.lock().clone();
+            let cost_usd = cost.as_dollars();
+            tracing::info!(
+                status,
+                outcome,
+                milliseconds,
+                prompt_tokens,
+                cached_tokens,
+                completion_tokens,
+                backend,
+                served_model = model,
+                attempts,
+                cache,
+                cost_usd,
+                "answered"
+            );
         } else {
             tracing::debug!(status, outcome, milliseconds, "answered");
         }

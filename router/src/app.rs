@@ -25,6 +25,7 @@ use crate::memory::MemoryService;
 use crate::metrics::Metrics;
 use crate::openapi;
 use crate::request_id::X_REQUEST_ID;
+use crate::routing::Routing;
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ struct Inner {
     drain: Drain,
     memory: MemoryService,
     orders: Orders,
+    routing: Routing,
 }
 
 impl AppState {
@@ -49,9 +51,10 @@ impl AppState {
         settings: HttpSettings,
         metrics: Arc<Metrics>,
         memory: MemoryService,
+        routing: Routing,
     ) -> Self {
         let (drain, orders) = (Drain::default(), Orders::default());
-        Self(Arc::new(Inner { models, keys, settings, metrics, drain, memory, orders }))
+        Self(Arc::new(Inner { models, keys, settings, metrics, drain, memory, orders, routing }))
     }
 
     /// The models that are served.
@@ -82,6 +85,11 @@ impl AppState {
     /// In which order each session was shown what was recalled for it.
     pub fn orders(&self) -> &Orders {
         &self.0.orders
+    }
+
+    /// Who else can answer.
+    pub fn routing(&self) -> &Routing {
+        &self.0.routing
     }
 
     /// When a request received at `received` must be done: by its own timeout or the configured one,
@@ -123,6 +131,8 @@ fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ("/v1/memory/snapshots", post(api::memory::snapshot)),
         ("/tokenize", post(api::tokenize::tokenize)),
         ("/detokenize", post(api::tokenize::detokenize)),
+        ("/v1/admin/backends", get(api::admin::backends::list)),
+        ("/v1/admin/backends/{name}/reset", post(api::admin::backends::reset)),
         ("/metrics", get(api::status::metrics)),
         ("/version", get(api::status::version)),
     ]

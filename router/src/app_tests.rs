@@ -18,7 +18,8 @@ fn state(keys: &[&str], change: impl FnOnce(&mut HttpSettings)) -> AppState {
     change(&mut settings);
     let metrics = Arc::new(Metrics::new().expect("names are distinct"));
     let memory = MemoryService::new(crate::scripted::memory_settings(), Arc::clone(&metrics));
-    AppState::new(Models::default(), ApiKeys::new(keys).expect("good keys"), settings, metrics, memory)
+    let routing = crate::scripted::routing("", &metrics);
+    AppState::new(Models::default(), ApiKeys::new(keys).expect("good keys"), settings, metrics, memory, routing)
 }
 
 struct Answer {

@@ -17,24 +17,37 @@ pub const MIN_KEY_LEN: usize = 8;
 
 /// Who asks: one API key is one tenant, and keys of one name are one too, so that a key can be changed
 /// without losing what was remembered under the old one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tenant {
     /// Its name, for logs and as the tenant of its memory: `anonymous`, the name that stands before the key
     /// (`team-a sk-...`), or `key-` and the first sixteen hex digits of the key's sha256.
     pub name: String,
     /// Salt of the prefix cache: tenants never share, nor can they time, each other's blocks.
     pub salt: u64,
+    /// Id of the key.
+    pub key_id: String,
+    /// How much the key may use.
+    pub limits: KeyLimits,
+}
+
+/// How much one key may use; `None`: as much as there is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct KeyLimits {
+    /// US dollars a day.
+    pub day_usd: Option<f64>,
+    /// US dollars a month.
+    pub month_usd: Option<f64>,
 }
 
 impl Tenant {
     /// The one tenant of a server without keys.
     pub fn anonymous() -> Self {
-        Self { name: "anonymous".into(), salt: 0 }
+        Self { name: "anonymous".into(), salt: 0, key_id: "anonymous".into(), limits: KeyLimits::default() }
     }
 
     /// All keys of this name.
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), salt: salt(&sha256(name.as_bytes())) }
+        Self { name: name.to_owned(), salt: salt(&sha256(name.as_bytes())), key_id: name.into(), limits: KeyLimits::default() }
     }
 }
 
@@ -157,7 +170,7 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// The name from the key's digest, the salt from a second hash of it, so that neither tells the other.
 fn tenant_of(digest: &[u8; 32]) -> Tenant {
     let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    Tenant { name: format!("key-{hex}"), salt: salt(digest) }
+    Tenant { name: format!("key-{hex}"), salt: salt(digest), key_id: hex, limits: KeyLimits::default() }
 }
 
 fn salt(digest: &[u8; 32]) -> u64 {

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 pub use order::Orders;
 
+use crate::answer::Asked;
 use crate::app::AppState;
 use crate::backend::ServedModel;
 use crate::config::Remember;
@@ -32,6 +33,23 @@ const QUERY_CHARS: usize = 2000;
 const TAIL_CHARS: usize = 300;
 /// Longest text of an exchange that is remembered, bytes.
 const MAX_EXCHANGE: usize = 64 << 10;
+
+/// Who counts the tokens of what is recalled.
+pub enum Counter {
+    /// The model's own tokenizer.
+    Model(Arc<ServedModel>),
+    /// Nobody knows the tokenizer: four bytes are taken for a token.
+    Estimate,
+}
+
+impl Counter {
+    fn count(&self, text: &str) -> usize {
+        match self {
+            Self::Model(model) => model.count_tokens(text),
+            Self::Estimate => text.len().div_ceil(4),
+        }
+    }
+}
 
 /// A record in the prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +72,7 @@ pub struct Attached {
 
 impl Attached {
     /// Recalls what the request wants for `query`; never fails, and never takes longer than is configured.
-    pub async fn recall(state: &AppState, model: &Arc<ServedModel>, wish: MemoryWish, query: Option<String>) -> Self {
+    pub async fn recall(state: &AppState, counter: Counter, wish: MemoryWish, query: Option<String>) -> Self {
         let mut attached = Self { wish, shown: Vec::new(), error: None, service: state.memory().clone() };
         let Some(recall) = attached.wish.recall.clone() else {
             return attached;
@@ -65,13 +83,12 @@ impl Attached {
         };
         let earlier = state.orders().of(&attached.wish.scope);
         let query = memory_query(&attached.wish, &recall, query, state.memory().settings().recall_min_score);
-        let counter = Arc::clone(model);
         let operation = Operation::on("recall", recall.kinds.iter().copied());
         let search = move |store: &dyn MemoryStore| {
             let hits = store.search(&query, None)?.hits;
             let hits: Vec<(Record, f32)> = hits.into_iter().map(|hit| (hit.record, hit.score)).collect();
             let earlier = still_there(store, &query, earlier, &hits)?;
-            let count = |record: &Record| counter.count_tokens(&render::entry(record));
+            let count = |record: &Record| counter.count(&render::entry(record));
             Ok(order::select(earlier, hits, recall.budget_tokens, count))
         };
         let limit = state.memory().settings().recall_timeout;
@@ -247,10 +264,9 @@ fn still_there(
 /// What to look for: the last message of the user, and the tail of what was said before it.
 pub fn query_of_chat(messages: &[Value]) -> Option<String> {
     let last = last_user(messages)?;
-    let text = |message: &Value| message["content"].as_str().unwrap_or_default().to_owned();
-    let mut query = head(&text(&messages[last]), QUERY_CHARS);
+    let mut query = head(&text_of(&messages[last]), QUERY_CHARS);
     for message in messages[..last].iter().rev().filter(|message| message["role"] != "system").take(2) {
-        let tail = tail(&text(message), TAIL_CHARS);
+        let tail = tail(&text_of(message), TAIL_CHARS);
         if !tail.trim().is_empty() {
             query.push('\n');
             query.push_str(&tail);
@@ -266,7 +282,19 @@ pub fn query_of_gap(prefix: &str, suffix: &str) -> String {
 
 /// The user's last words.
 pub fn question(messages: &[Value]) -> String {
-    last_user(messages).and_then(|at| messages[at]["content"].as_str()).unwrap_or_default().to_owned()
+    last_user(messages).map(|at| text_of(&messages[at])).unwrap_or_default()
+}
+
+/// The text of a message, whose content is a string or a list of parts.
+fn text_of(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            texts.join("\n")
+        }
+        _ => String::new(),
+    }
 }
 
 fn last_user(messages: &[Value]) -> Option<usize> {
@@ -277,10 +305,55 @@ fn last_user(messages: &[Value]) -> Option<usize> {
 pub fn with_block(messages: &[Value], block: &str) -> Vec<Value> {
     let mut messages = messages.to_vec();
     if let Some(first) = messages.iter_mut().find(|message| message["role"] == "user") {
-        let content = first["content"].as_str().unwrap_or_default();
-        first["content"] = format!("{block}\n{content}").into();
+        match &mut first["content"] {
+            Value::Array(parts) => parts.insert(0, json!({"type": "text", "text": block})),
+            content => *content = format!("{block}\n{}", content.as_str().unwrap_or_default()).into(),
+        }
     }
     messages
+}
+
+/// Recalls for a single prompt of text: code around a gap, unless other kinds are asked for.
+pub async fn recall_for_completion(
+    state: &AppState,
+    counter: Counter,
+    asked: &Asked,
+    mut wish: MemoryWish,
+) -> Attached {
+    let suffix = asked.body.get("suffix").and_then(Value::as_str);
+    let is_gap = suffix.is_some() || asked.body.contains_key("fim_context");
+    let echoed = asked.body.get("echo").and_then(Value::as_bool).unwrap_or(false);
+    let query = asked.prompt().filter(|_| !echoed).map(|prompt| query_of_gap(prompt, suffix.unwrap_or_default()));
+    if let Some(recall) = wish.recall.as_mut().filter(|recall| is_gap && recall.kinds.is_empty()) {
+        recall.kinds = vec![Kind::Code];
+    }
+    Attached::recall(state, counter, wish, query).await
+}
+
+/// Puts what was recalled into a body for another server.
+///
+/// A gap takes files only where the server is an Engram (`fim_context`); elsewhere what was recalled is left out.
+pub fn into_wire(attached: &mut Attached, body: &mut Map<String, Value>, engram: bool) {
+    let Some(block) = attached.block() else {
+        return;
+    };
+    if let Some(Value::Array(messages)) = body.get_mut("messages") {
+        *messages = with_block(messages, &block);
+    } else if body.contains_key("suffix") || body.contains_key("fim_context") {
+        if !engram {
+            return attached.leave_out("the backend takes no files around a gap: what was recalled was left out");
+        }
+        let files = attached.files().into_iter().map(|file| json!({"path": file.path, "text": file.text}));
+        let mut context: Vec<Value> = files.collect();
+        if let Some(Value::Array(sent)) = body.remove("fim_context") {
+            context.extend(sent);
+        }
+        body.insert("fim_context".into(), context.into());
+    } else if let Some(Value::String(prompt)) = body.get_mut("prompt") {
+        *prompt = format!("{block}\n{prompt}");
+    } else {
+        attached.leave_out("the prompt is no single text: what was recalled was left out");
+    }
 }
 
 /// Whether an error only says that the prompt became too long.

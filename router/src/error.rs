@@ -72,11 +72,19 @@ pub enum ErrorCode {
     StorageFull,
     /// The deadline passed before the answer was complete.
     DeadlineExceeded,
+    /// The answer could not be there in the time that the request gives; the estimate is in the message.
+    DeadlineUnreachable,
+    /// Every backend that was asked failed.
+    BackendsFailed,
+    /// No backend could be asked.
+    NoBackend,
+    /// It would cost more than the request or its key may.
+    OverBudget,
 }
 
 impl ErrorCode {
     /// All codes, for tests and documentation.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::InvalidJson,
         Self::InvalidValue,
         Self::MissingParameter,
@@ -104,6 +112,10 @@ impl ErrorCode {
         Self::MemoryUnavailable,
         Self::StorageFull,
         Self::DeadlineExceeded,
+        Self::DeadlineUnreachable,
+        Self::BackendsFailed,
+        Self::NoBackend,
+        Self::OverBudget,
     ];
 
     /// The HTTP status of the code: the only place where one is chosen.
@@ -130,7 +142,11 @@ impl ErrorCode {
             | Self::EngineStopped
             | Self::Unhealthy
             | Self::MemoryUnavailable
-            | Self::ModelUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::ModelUnavailable
+            | Self::DeadlineUnreachable
+            | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BackendsFailed => StatusCode::BAD_GATEWAY,
+            Self::OverBudget => StatusCode::PAYMENT_REQUIRED,
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -166,6 +182,10 @@ impl ErrorCode {
             Self::MemoryUnavailable => "memory_unavailable",
             Self::StorageFull => "storage_full",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::DeadlineUnreachable => "deadline_unreachable",
+            Self::BackendsFailed => "backends_failed",
+            Self::NoBackend => "no_backend",
+            Self::OverBudget => "over_budget",
         }
     }
 
@@ -187,13 +207,15 @@ pub struct ApiError {
     message: String,
     param: Option<String>,
     retry_after: Option<Duration>,
+    /// A further member of the error object.
+    details: Option<(&'static str, Value)>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl ApiError {
     /// An error with its code and message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after: None, source: None }
+        Self { code, message: message.into(), param: None, retry_after: None, details: None, source: None }
     }
 
     /// A value that is wrong, and where it stands (`messages[0].role`).
@@ -235,6 +257,22 @@ impl ApiError {
         self
     }
 
+    /// Adds a member to the error object.
+    pub fn with_details(mut self, name: &'static str, details: Value) -> Self {
+        self.details = Some((name, details));
+        self
+    }
+
+    /// What the client reads.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// When another try is worth it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// The code.
     pub fn code(&self) -> ErrorCode {
         self.code
@@ -252,12 +290,16 @@ impl ApiError {
 
     /// `{"error": {message, type, param, code}}`.
     pub fn body(&self) -> Value {
-        json!({"error": {
+        let mut body = json!({"error": {
             "message": self.message,
             "type": self.code.kind(),
             "param": self.param,
             "code": self.code.as_str(),
-        }})
+        }});
+        if let Some((name, details)) = &self.details {
+            body["error"][*name] = details.clone();
+        }
+        body
     }
 
     /// Writes the error to the log with all its causes: the server's own failures as errors, others at
@@ -272,8 +314,13 @@ impl ApiError {
         }
         let code = self.code.as_str();
         // A drain, a client's own deadline and an encoder that is being loaded are nothing that an operator must look into.
-        let expected =
-            matches!(self.code, ErrorCode::ShuttingDown | ErrorCode::DeadlineExceeded | ErrorCode::ModelUnavailable);
+        let expected = matches!(
+            self.code,
+            ErrorCode::ShuttingDown
+                | ErrorCode::DeadlineExceeded
+                | ErrorCode::DeadlineUnreachable
+                | ErrorCode::ModelUnavailable
+        );
         if self.status().is_server_error() && !expected {
             tracing::error!(code, param = self.param, "{}{causes}", self.message);
         } else {

@@ -13,7 +13,7 @@ use crate::error::{ApiError, ErrorCode};
 /// Good if every model had a good pass lately, or has one now.
 pub async fn check(state: &AppState) -> Result<Value, ApiError> {
     if state.models().is_empty() {
-        return Err(no_model());
+        return backends(state);
     }
     let timeout = state.settings().health_timeout;
     let mut models = Map::new();
@@ -41,7 +41,7 @@ pub async fn check(state: &AppState) -> Result<Value, ApiError> {
 /// Ready for new requests: serving, not draining.
 pub fn ready(state: &AppState) -> Result<Value, ApiError> {
     match state.drain().phase() {
-        Phase::Serving if state.models().is_empty() => Err(no_model()),
+        Phase::Serving if state.models().is_empty() => backends(state),
         Phase::Serving => Ok(json!({"status": "ready"})),
         Phase::Draining | Phase::Stopping => {
             Err(ApiError::new(ErrorCode::ShuttingDown, "the server drains and takes no new requests"))
@@ -49,6 +49,16 @@ pub fn ready(state: &AppState) -> Result<Value, ApiError> {
     }
 }
 
-fn no_model() -> ApiError {
-    ApiError::new(ErrorCode::Unhealthy, "no model is loaded")
+/// A node without a model is as good as the servers behind it: one of them must be up.
+fn backends(state: &AppState) -> Result<Value, ApiError> {
+    let table = state.routing().table();
+    let backends: Map<String, Value> =
+        table.backends.iter().map(|(name, backend)| (name.clone(), json!({"up": backend.is_up()}))).collect();
+    match table.backends.values().any(|backend| backend.is_up()) {
+        true => Ok(json!({"status": "ok", "models": {}, "backends": backends})),
+        false if backends.is_empty() => {
+            Err(ApiError::new(ErrorCode::Unhealthy, "no model is loaded, and no backend is configured"))
+        }
+        false => Err(ApiError::new(ErrorCode::Unhealthy, "no model is loaded, and no backend is up")),
+    }
 }

@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod answer;
 pub mod api;
 pub mod app;
 pub mod auth;
 pub mod backend;
+pub mod breaker;
+pub mod bulkhead;
 pub mod cli;
 pub mod config;
 pub mod context;
@@ -16,12 +19,19 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod money;
 pub mod openai;
 pub mod openapi;
+pub mod prices;
+pub mod remote;
 pub mod request_id;
+pub mod retry;
+pub mod routing;
 mod server;
+pub mod spend;
 pub mod sse;
 pub mod startup;
+mod window;
 
 pub use app::AppState;
 pub use server::serve;
@@ -30,5 +40,7 @@ pub use server::serve;
 mod api_tests;
 #[cfg(test)]
 mod memory_api_tests;
+#[cfg(test)]
+mod routing_tests;
 #[cfg(test)]
 mod scripted;

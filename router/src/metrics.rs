@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::memory::metrics::MemoryMetrics;
+use crate::routing::RoutingMetrics;
 
 /// Milliseconds to minutes: whole requests, time to the first token, time in the queue.
 const SLOW: [f64; 15] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
@@ -36,6 +37,7 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     engine: EngineMetrics,
     memory: MemoryMetrics,
+    routing: RoutingMetrics,
     resident_bytes: IntGauge,
     /// Held while a scrape brings the counters up to the engines' own: two at once would add twice.
     scrape: Mutex<()>,
@@ -181,8 +183,9 @@ impl Metrics {
         registry.register(Box::new(resident_bytes.clone()))?;
         let engine = EngineMetrics::new(&registry)?;
         let memory = MemoryMetrics::new(&registry)?;
+        let routing = RoutingMetrics::new(&registry)?;
         engine.started.set(crate::openai::response::unix_now() as f64);
-        Ok(Self { requests, request_seconds, engine, memory, resident_bytes, scrape: Mutex::new(()), registry })
+        Ok(Self { requests, request_seconds, engine, memory, routing, resident_bytes, scrape: Mutex::new(()), registry })
     }
 
     /// Counts an HTTP request.
@@ -200,6 +203,11 @@ impl Metrics {
     /// What the memory counts.
     pub fn memory(&self) -> &MemoryMetrics {
         &self.memory
+    }
+
+    /// What the router counts.
+    pub fn routing(&self) -> &RoutingMetrics {
+        &self.routing
     }
 
     /// What an engine that runs `model` is to be given, so that its times land here.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::DOCUMENT;
+use crate::answer::{Asked, Endpoint};
 use crate::error::ApiError;
 use crate::memory::wire::{self, Where};
 use crate::openai::chat::ChatRequest;
@@ -94,9 +95,13 @@ fn every_documented_parameter_is_known_to_its_parser() {
         (
             "ChatRequest",
             json!({"messages": [{"role": "user", "content": "x"}]}),
-            Box::new(|body| ChatRequest::from_slice(body).map(drop)),
+            Box::new(|body| ChatRequest::from_map(Asked::read(Endpoint::Chat, body)?.body).map(drop)),
         ),
-        ("CompletionRequest", json!({"prompt": "x"}), Box::new(|body| CompletionRequest::from_slice(body).map(drop))),
+        (
+            "CompletionRequest",
+            json!({"prompt": "x"}),
+            Box::new(|body| CompletionRequest::from_map(Asked::read(Endpoint::Completions, body)?.body).map(drop)),
+        ),
         ("EmbeddingRequest", json!({"input": "x"}), Box::new(|body| EmbeddingRequest::from_slice(body).map(drop))),
         ("DetokenizeRequest", json!({"tokens": [1]}), Box::new(|body| DetokenizeRequest::from_slice(body).map(drop))),
         ("NewRecord", json!({"content": "x"}), Box::new(|body| wire::read_records(body, &place()).map(drop))),

@@ -16,10 +16,12 @@ use engram_models::{ModelError, Workspace};
 use crate::app::AppState;
 use crate::auth::ApiKeys;
 use crate::backend::{ModelFacts, Models, ServedModel};
-use crate::config::{MemorySettings, Sources, resolve};
+use crate::config::{Config, MemorySettings, Sources, resolve};
 use crate::limits::HttpSettings;
 use crate::memory::MemoryService;
 use crate::metrics::Metrics;
+use crate::routing::Routing;
+use crate::spend::Spend;
 
 /// Ids below are bytes; these follow.
 const SPECIALS: [&str; 6] =
@@ -105,10 +107,26 @@ pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSet
     (state, knobs)
 }
 
+/// The same with the router that a config file of this text describes.
+pub fn routed(text: &str) -> (AppState, Arc<Knobs>) {
+    let (state, knobs) = build(&[], 256, text, |_, _, _| {});
+    state.memory().shut("this test has no memory");
+    (state, knobs)
+}
+
 /// The same with a context of `max_len` tokens and a memory that is still to be opened.
 pub fn server_with_memory(
     keys: &[&str],
     max_len: usize,
+    change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
+) -> (AppState, Arc<Knobs>) {
+    build(keys, max_len, "", change)
+}
+
+fn build(
+    keys: &[&str],
+    max_len: usize,
+    config_text: &str,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
     let mut config = EngineConfig {
@@ -141,11 +159,25 @@ pub fn server_with_memory(
     };
     let keys = ApiKeys::new(keys).expect("good keys");
     let memory = MemoryService::new(memory, Arc::clone(&metrics));
-    (AppState::new(Models::new([model]), keys, settings, metrics, memory), knobs)
+    let routing = routing(config_text, &metrics);
+    (AppState::new(Models::new([model]), keys, settings, metrics, memory, routing), knobs)
 }
 
 /// What is configured where nothing is.
 pub fn memory_settings() -> MemorySettings {
+    configured("").memory
+}
+
+/// What a config file of this text says.
+pub fn configured(text: &str) -> Config {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
     let env = [("HOME".to_owned(), "/nowhere".to_owned())].into();
-    resolve(&Sources { env, ..Sources::default() }).expect("defaults").config.memory
+    let sources = Sources { env, files: vec![file.path().to_owned()], ..Sources::default() };
+    resolve(&sources).unwrap_or_else(|errors| panic!("{errors}")).config
+}
+
+/// The router that a config file of this text describes; nobody checks its backends' health.
+pub fn routing(text: &str, metrics: &Metrics) -> Routing {
+    Routing::new(configured(text).routing, Spend::in_memory(), metrics.routing().clone()).expect("good backends")
 }

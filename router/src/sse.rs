@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::ApiError;
+use crate::remote::Chunk;
 
 /// The event that says that an answer is complete. A stream without it was cut or failed.
 pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
@@ -35,6 +36,18 @@ pub fn event(value: &impl Serialize) -> Bytes {
             text.extend_from_slice(error.body().to_string().as_bytes());
         }
     }
+    text.extend_from_slice(b"\n\n");
+    text.into()
+}
+
+/// A chunk: as it was received, if nothing in it was changed.
+pub fn chunk(chunk: &Chunk) -> Bytes {
+    if chunk.raw.is_empty() {
+        return event(&chunk.value);
+    }
+    let mut text = Vec::with_capacity(chunk.raw.len() + 8);
+    text.extend_from_slice(b"data: ");
+    text.extend_from_slice(&chunk.raw);
     text.extend_from_slice(b"\n\n");
     text.into()
 }

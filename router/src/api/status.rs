@@ -36,6 +36,7 @@ pub async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError
         })
         .collect();
     state.memory().measure().await;
+    state.routing().metrics().measure(&state.routing().table());
     let text = state
         .metrics()
         .render(&reports)

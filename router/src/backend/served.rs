@@ -149,6 +149,11 @@ impl ServedModel {
         Ok(encode_chat(&self.tokenizer, &self.template, &messages, tools.as_ref(), &options)?)
     }
 
+    /// Ids of the beginning of an answer, to stand behind the prompt.
+    pub fn answer_so_far(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(text, Specials::AsText)
+    }
+
     /// Tokens of a text that users wrote, without what a template puts around it.
     pub fn count_tokens(&self, text: &str) -> usize {
         self.tokenizer.encode(text, Specials::AsText).len()

@@ -224,6 +224,13 @@ pub static KEYS: &[Key] = &[
     key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache of recalls that servers share; unset: none"),
     key("memory.redis_url_file", Kind::Path, "", "a file that holds it"),
     key("routing.default", Kind::Text, "auto", "route of requests that name neither model nor route"),
+    key("routing.fallback", Kind::Text, "", "route that is tried when nobody can serve a named model; unset: none is"),
+    key(
+        "routing.spill_waiting",
+        Kind::Count { min: 0, max: 1 << 20 },
+        "8",
+        "waiting sequences from which others that have the model are asked before the engine here; 0: never",
+    ),
     key("routing.tasks", Kind::Strings, "", "route of a class of tasks under `auto`: \"chat=quality\""),
     key("routing.max_cost_usd", DOLLARS, "0.05", "most that a request may cost; 0: no limit"),
     key("routing.key_day_usd", DOLLARS, "0", "most that an API key may cost a day; 0: no limit"),

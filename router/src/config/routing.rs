@@ -147,6 +147,10 @@ pub struct RoutingConfig {
     pub routes: Vec<RouteConfig>,
     /// Route of requests that name neither model nor route.
     pub default: String,
+    /// Route whose models are asked after a named model that nobody could serve; `None`: no other model is.
+    pub fallback: Option<String>,
+    /// Waiting sequences from which the engine here is asked after others that have the model; 0: never.
+    pub spill_waiting: usize,
     /// Classes of tasks ([`TASKS`](Self::TASKS)) and their routes.
     pub tasks: Vec<(String, String)>,
     /// Most that a request may cost, USD.
@@ -178,6 +182,12 @@ pub struct RoutingConfig {
 impl RoutingConfig {
     /// The classes of tasks.
     pub const TASKS: [&'static str; 3] = ["chat", "completion", "embedding"];
+
+    /// The same with the engine in this process alone.
+    pub fn without_backends(self) -> Self {
+        let (backends, catalog, routes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { backends, catalog, routes, tasks: Vec::new(), fallback: None, default: "auto".into(), ..self }
+    }
 
     /// The model of this name.
     pub fn model(&self, name: &str) -> Option<&CatalogModel> {
@@ -212,6 +222,10 @@ pub(super) fn build(get: &Getter<'_>, tables: &[Instance], errors: &mut Vec<Conf
     let retry = |name: &str| Duration::from_millis(get.number(name));
     let config = RoutingConfig {
         default: routes::named(get, "routing.default", &get.text("routing.default"), &routes, errors),
+        fallback: get
+            .optional_text("routing.fallback")
+            .map(|name| routes::named(get, "routing.fallback", &name, &routes, errors)),
+        spill_waiting: get.number("routing.spill_waiting") as usize,
         tasks: routes::tasks(get, &routes, errors),
         max_cost_usd: limit("routing.max_cost_usd"),
         key_day_usd: limit("routing.key_day_usd"),

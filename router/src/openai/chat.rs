@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::fields::{Fields, wrong_type};
 use super::message::{read_messages, read_tools};
 use super::options::Options;
+use crate::answer::Asked;
 use crate::error::ApiError;
 use crate::limits::MAX_TOP_LOGPROBS;
-use crate::memory::extension::MemoryMember;
 
 /// A chat request, read and bounded.
 #[derive(Debug, Clone)]
@@ -24,8 +24,8 @@ pub struct ChatRequest {
     pub logprobs: Option<usize>,
     /// Further variables for the template (extension), such as `enable_thinking`.
     pub template_kwargs: Map<String, Value>,
-    /// What the memory has to do with it (extension `memory`).
-    pub memory: Option<MemoryMember>,
+    /// The text of a last message of the assistant's that the answer goes on from (extension `continue_final_message`).
+    pub continues: Option<String>,
 }
 
 /// What OpenAI has and Engram has not, and why.
@@ -44,18 +44,44 @@ const UNSUPPORTED: [(&str, &str); 10] = [
 
 impl ChatRequest {
     /// Reads the body.
-    pub fn from_slice(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::from_slice(body)?;
+    pub fn from_map(body: Map<String, Value>) -> Result<Self, ApiError> {
+        let mut fields = Fields::from_map(body);
+        fields.know(&Asked::NAMES);
         let options = Options::read(&mut fields)?;
-        let messages = read_messages(&mut fields)?;
+        let mut messages = read_messages(&mut fields)?;
+        let continues = read_continuation(&mut fields, &mut messages)?;
         let tools = read_tools(&mut fields)?;
         let max_tokens = read_max_tokens(&mut fields)?;
         let logprobs = read_logprobs(&mut fields)?;
         let template_kwargs = read_template_kwargs(&mut fields)?;
-        let memory = MemoryMember::read(&mut fields)?;
         read_refused(&mut fields)?;
         fields.finish()?;
-        Ok(Self { options, messages, tools, max_tokens, logprobs, template_kwargs, memory })
+        Ok(Self { options, messages, tools, max_tokens, logprobs, template_kwargs, continues })
+    }
+}
+
+/// `continue_final_message`, and its twin `add_generation_prompt`, in vLLM's words: the last message is taken out, and its
+/// text is what the answer goes on from.
+fn read_continuation(fields: &mut Fields, messages: &mut Vec<Value>) -> Result<Option<String>, ApiError> {
+    let continues = fields.bool("continue_final_message", false)?;
+    let prompts = fields.bool("add_generation_prompt", !continues)?;
+    if prompts == continues {
+        let message = "`add_generation_prompt` must be true, or false beside `continue_final_message: true`";
+        return Err(ApiError::invalid_value("add_generation_prompt", message));
+    }
+    if !continues {
+        return Ok(None);
+    }
+    let text = messages.last().filter(|message| message["role"] == "assistant").and_then(|last| last["content"].as_str());
+    match text.map(str::to_owned) {
+        Some(text) if messages.len() > 1 => {
+            messages.pop();
+            Ok(Some(text))
+        }
+        _ => Err(ApiError::invalid_value(
+            "continue_final_message",
+            "`continue_final_message` needs a last message of the assistant's with text, behind another one",
+        )),
     }
 }
 
@@ -134,7 +160,7 @@ mod tests {
     use serde_json::json;
 
     fn read(body: Value) -> Result<ChatRequest, ApiError> {
-        ChatRequest::from_slice(body.to_string().as_bytes())
+        ChatRequest::from_map(body.as_object().expect("an object").clone())
     }
 
     fn with(extra: Value) -> Value {

@@ -1,12 +1,12 @@
 //! The body of `POST /v1/completions`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fields::{Fields, check_len, token_id, type_of, wrong_type};
 use super::options::Options;
+use crate::answer::Asked;
 use crate::error::ApiError;
 use crate::limits::{MAX_CHOICES, MAX_FIM_FILES, MAX_PROMPTS, MAX_SEQUENCES, MAX_TOKEN_IDS, MAX_TOP_LOGPROBS};
-use crate::memory::extension::MemoryMember;
 
 /// Tokens generated when `max_tokens` is absent: OpenAI's default for this endpoint.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
@@ -63,14 +63,13 @@ pub struct CompletionRequest {
     pub parse_special: bool,
     /// Put the model's beginning-of-sequence id before a text, where it wants one (extension).
     pub add_special: bool,
-    /// What the memory has to do with it (extension `memory`).
-    pub memory: Option<MemoryMember>,
 }
 
 impl CompletionRequest {
     /// Reads the body.
-    pub fn from_slice(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::from_slice(body)?;
+    pub fn from_map(body: Map<String, Value>) -> Result<Self, ApiError> {
+        let mut fields = Fields::from_map(body);
+        fields.know(&Asked::NAMES);
         let options = Options::read(&mut fields)?;
         let prompts = read_prompts(&mut fields)?;
         let fim = read_fim(&mut fields)?;
@@ -82,10 +81,9 @@ impl CompletionRequest {
         let logprobs = fields.count("logprobs", 0..=MAX_TOP_LOGPROBS)?;
         let parse_special = fields.bool("parse_special", false)?;
         let add_special = fields.bool("add_special", true)?;
-        let memory = MemoryMember::read(&mut fields)?;
         fields.finish()?;
         let request =
-            Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special, memory };
+            Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special };
         request.check()?;
         Ok(request)
     }
@@ -214,7 +212,7 @@ mod tests {
     use crate::error::ErrorCode;
 
     fn read(text: &str) -> Result<CompletionRequest, ApiError> {
-        CompletionRequest::from_slice(text.as_bytes())
+        CompletionRequest::from_map(Fields::from_slice(text.as_bytes())?.into_rest())
     }
 
     #[test]

@@ -35,6 +35,21 @@ impl Fields {
         }
     }
 
+    /// The body itself, parsed before.
+    pub fn from_map(map: Map<String, Value>) -> Self {
+        Self { path: String::new(), map, known: Vec::new() }
+    }
+
+    /// Names that were taken out before: what is misspelt may be one of them.
+    pub fn know(&mut self, names: &[&'static str]) {
+        self.known.extend(names);
+    }
+
+    /// What nobody has taken.
+    pub fn into_rest(self) -> Map<String, Value> {
+        self.map
+    }
+
     /// An object inside the body, at `path`.
     pub fn at(path: impl Into<String>, value: Value) -> Result<Self, ApiError> {
         let path = path.into();

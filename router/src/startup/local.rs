@@ -18,6 +18,8 @@ use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::memory::MemoryService;
 use crate::metrics::Metrics;
+use crate::routing::Routing;
+use crate::spend::Spend;
 
 /// The running server; it ends with [`LocalServer::stop`].
 pub struct LocalServer {
@@ -48,7 +50,8 @@ pub async fn start_local(mut config: Config) -> anyhow::Result<LocalServer> {
     // A command that asks once remembers nothing, and must not hold the memory that a server may want.
     config.memory.enabled = false;
     let memory = MemoryService::new(config.memory.clone(), Arc::clone(&metrics));
-    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics, memory);
+    let routing = alone(&config, &metrics)?;
+    let state = AppState::new(Models::new([loaded.served]), keys, http_settings(&config), metrics, memory, routing);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(crate::serve(listener, state, async {
         let _ = stopped.await;
@@ -74,12 +77,18 @@ pub async fn start_memory(mut config: Config, tenant: Option<&str>) -> anyhow::R
     memory.open(Arc::new(opened.await.context("opening the memory failed")??));
     let listener = bind::listen(bind::take(&[SocketAddr::from(([127, 0, 0, 1], 0))])?)?;
     let url = format!("http://{}", listener.local_addr()?);
-    let state = AppState::new(Models::default(), keys, http_settings(&config), metrics, memory);
+    let routing = alone(&config, &metrics)?;
+    let state = AppState::new(Models::default(), keys, http_settings(&config), metrics, memory, routing);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(crate::serve(listener, state, async {
         let _ = stopped.await;
     }));
     Ok(LocalServer { url, key, model: String::new(), stop, task })
+}
+
+/// A router with nobody to route to: a command on this machine means this machine.
+fn alone(config: &Config, metrics: &Metrics) -> anyhow::Result<Routing> {
+    Ok(Routing::new(config.routing.clone().without_backends(), Spend::in_memory(), metrics.routing().clone())?)
 }
 
 impl LocalServer {

@@ -28,6 +28,8 @@ use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::limits::HttpSettings;
 use crate::metrics::Metrics;
+use crate::routing::Routing;
+use crate::spend::Spend;
 
 pub use load::{Weights, load_weights};
 pub use local::{LocalServer, start_local, start_memory};
@@ -63,7 +65,11 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
     encoders.start();
     let memory = memory::start(&config, encoders.clone(), Arc::clone(&metrics));
     let models = Models::new([loaded.served]).with_encoders(encoders);
-    let state = AppState::new(models, keys, http_settings(&config), metrics, memory.clone());
+    let routing = routing(&config, &metrics)?;
+    // The first requests are to find models; a backend that does not answer is found to be down.
+    routing.discover().await;
+    routing.watch();
+    let state = AppState::new(models, keys, http_settings(&config), metrics, memory.clone(), routing);
     let listener = bind::listen(socket)?;
     let address = listener.local_addr()?;
     let stop = signals::stop()?;
@@ -90,6 +96,12 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
     let drained = engine.drain_async(Instant::now()).await?;
     tracing::info!(cut_off = drained.cut_off, "stopped");
     Ok(())
+}
+
+/// The router, with what keys have spent so far.
+fn routing(config: &Config, metrics: &Metrics) -> anyhow::Result<Routing> {
+    let spend = Spend::open(&config.server.data_dir.join("spend")).context("what API keys have spent")?;
+    Ok(Routing::new(config.routing.clone(), spend, metrics.routing().clone())?)
 }
 
 /// The configured keys, checked.

@@ -1,0 +1,16 @@
+//! From a chat or completion body to its answer: the plan is made, its backends are asked in order, and what the first
+//! good one says goes to the client, whole or as a stream.
+//!
+//! - [`Asked`] is the request, read as far as routing needs it.
+//! - [`begin`] has a candidate begin to answer, [`seam`] has another go on with an answer that broke off.
+//! - [`stream`] writes an answer as events, [`whole`] as one body; both settle what it cost, and remember it.
+
+mod asked;
+mod begin;
+mod seam;
+mod serve;
+mod stream;
+mod whole;
+
+pub use asked::{Asked, Endpoint};
+pub use serve::{Caller, serve};

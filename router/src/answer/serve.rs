@@ -1,0 +1,167 @@
+//! One request, from its body to its answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::asked::check_there_is_a_prompt;
+use super::begin::Begun;
+use super::{Asked, Endpoint, stream, whole};
+use crate::access::Facts;
+use crate::api::blocking;
+use crate::app::AppState;
+use crate::auth::Tenant;
+use crate::context::{self, Attached, Counter};
+use crate::drain::Phase;
+use crate::error::{ApiError, ErrorCode};
+use crate::memory::extension::MemoryWish;
+use crate::request_id::RequestId;
+use crate::routing::{Admission, Bill, Candidate, Plan, Refusal, Report, Target};
+
+/// A body up to this many bytes is parsed where it arrives; a larger one off the threads that serve connections.
+const PARSED_AT_ONCE: usize = 64 << 10;
+
+/// Who asks, and what the layers around learn of it.
+pub struct Caller {
+    /// Whose key it is.
+    pub tenant: Tenant,
+    /// For the log line.
+    pub facts: Facts,
+    /// The request's id.
+    pub id: RequestId,
+    /// The request's headers.
+    pub headers: HeaderMap,
+}
+
+/// A request on its way: what is the same whoever answers.
+pub(super) struct Way {
+    pub state: AppState,
+    pub caller: Caller,
+    pub asked: Asked,
+    pub attached: Option<Attached>,
+    pub question: Option<String>,
+    pub deadline: Option<Instant>,
+    pub first_by: Option<Instant>,
+    /// Candidates that have not been asked.
+    pub rest: VecDeque<Candidate>,
+}
+
+/// Answers a chat or a completion.
+pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: Bytes) -> Result<Response, ApiError> {
+    let received = Instant::now();
+    let asked = if body.len() <= PARSED_AT_ONCE {
+        Asked::read(endpoint, &body)?
+    } else {
+        blocking(move || Asked::read(endpoint, &body)).await?
+    };
+    check_there_is_a_prompt(&asked)?;
+    if state.drain().phase() != Phase::Serving {
+        return Err(ApiError::new(ErrorCode::ShuttingDown, "the server drains and takes no new requests")
+            .with_retry_after(std::time::Duration::from_secs(5)));
+    }
+    let table = state.routing().table();
+    let plan = Plan::new(&asked, &table, state.models())?;
+    let mut way = Way::new(state, caller, asked, received)?;
+    way.recall(&plan).await?;
+    let (begun, bill, report) = way.cascade(plan).await?;
+    if way.asked.stream {
+        Ok(stream::response(way, begun, bill, report))
+    } else {
+        whole::response(way, begun, bill, report).await
+    }
+}
+
+impl Way {
+    fn new(state: AppState, caller: Caller, asked: Asked, received: Instant) -> Result<Self, ApiError> {
+        // The older `timeout`, in seconds, is OpenAI clients' habit; the shorter of both holds.
+        let timeout = asked.body.get("timeout").and_then(serde_json::Value::as_f64).filter(|s| *s > 0.0 && *s <= 86_400.0);
+        let timeout = timeout.map(std::time::Duration::from_secs_f64);
+        let wanted = timeout.into_iter().chain(asked.wish.deadline).min();
+        let deadline = state.deadline(received, wanted);
+        let first_by = asked.wish.first_token.and_then(|wait| received.checked_add(wait));
+        let rest = VecDeque::new();
+        Ok(Self { state, caller, asked, attached: None, question: None, deadline, first_by, rest })
+    }
+
+    /// Looks into the memory, if the request or its key wants that.
+    async fn recall(&mut self, plan: &Plan) -> Result<(), ApiError> {
+        let member = self.asked.memory.take();
+        let settings = self.state.memory().settings();
+        let Some(wish) = MemoryWish::resolve(member, &self.caller.tenant.name, settings)? else {
+            return Ok(());
+        };
+        let model = plan.candidates.iter().find_map(|candidate| match &candidate.target {
+            Target::Local(model) => Some(Arc::clone(model)),
+            Target::Remote { .. } => None,
+        });
+        let counter = model.map_or(Counter::Estimate, Counter::Model);
+        let attached = match self.asked.endpoint {
+            Endpoint::Completions => context::recall_for_completion(&self.state, counter, &self.asked, wish).await,
+            _ => {
+                let query = wish.recall.as_ref().and_then(|_| context::query_of_chat(self.asked.messages()));
+                Attached::recall(&self.state, counter, wish, query).await
+            }
+        };
+        if attached.remembers() {
+            self.question = match self.asked.endpoint {
+                Endpoint::Chat => Some(context::question(self.asked.messages())),
+                _ => self.asked.prompt().map(str::to_owned),
+            };
+        }
+        self.attached = Some(attached);
+        Ok(())
+    }
+
+    /// Asks the plan's candidates in order until one has begun to answer.
+    async fn cascade(&mut self, plan: Plan) -> Result<(Begun, Bill, Report), ApiError> {
+        let mut report = Report { rule: plan.rule, left_out: plan.left_out, ..Report::default() };
+        self.rest = self.state.routing().order(plan.candidates, &self.asked, &self.caller.tenant).into();
+        let mut own = None;
+        while let Some(candidate) = self.rest.pop_front() {
+            match self.attempt(&candidate, &mut report).await {
+                Ok((begun, bill)) => return Ok((begun, bill, report)),
+                Err(Refusal::LeftOut(out)) => report.left_out.push(out),
+                Err(Refusal::Failed(attempt)) => report.failed.push(attempt),
+                Err(Refusal::Local(attempt, error)) => {
+                    report.failed.push(attempt);
+                    own = Some(error);
+                }
+                Err(Refusal::Fatal(error)) => return Err(error),
+            }
+        }
+        // Where the engine here was the only one asked, its own words and status are the best.
+        match own.filter(|_| report.failed.len() == 1 && report.left_out.is_empty()) {
+            Some(error) => Err(error),
+            None => Err(report.into_error()),
+        }
+    }
+
+    /// Asks one candidate; the report then names it.
+    pub(super) async fn attempt(
+        &mut self,
+        candidate: &Candidate,
+        report: &mut Report,
+    ) -> Result<(Begun, Bill), Refusal> {
+        let routing = self.state.routing().clone();
+        let bill = routing.bill(candidate, &self.asked, &self.caller.tenant).map_err(Refusal::LeftOut)?;
+        let begun = match &candidate.target {
+            Target::Local(model) => {
+                if let Admission::Late(late) = routing.admission(model, &self.asked, self.first_by, self.deadline) {
+                    return Err(late.refusal(candidate));
+                }
+                self.begin_local(candidate, model).await?
+            }
+            Target::Remote { backend, upstream } => {
+                self.begin_remote(candidate, backend, upstream, &mut report.failed).await?
+            }
+        };
+        report.backend = candidate.backend().to_owned();
+        report.model = candidate.model.clone();
+        routing.metrics().decided(&report.rule, &report.backend, &report.model);
+        Ok((begun, bill))
+    }
+}

@@ -1,0 +1,3 @@
+//! `/v1/admin`: what an operator sees and turns.
+
+pub mod backends;

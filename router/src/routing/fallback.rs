@@ -1,0 +1,201 @@
+//! The cascade: candidates are asked in the plan's order until one answers. Before the first token a failure moves on
+//! to the next; after it the answer is owned. All failures are kept.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use serde_json::{Map, Value};
+
+use crate::breaker::Permit;
+use crate::bulkhead::Seat;
+use crate::error::ApiError;
+use crate::remote::{Call, Endpoint, Failure, FailureKind, RemoteStream, Upstream, Whole};
+
+use super::plan::{Candidate, LeftOut};
+use super::report::Attempt;
+use super::{Backend, Routing};
+
+/// One call to a remote backend, and all that is the same for each of its tries.
+pub struct RemoteCall<'a> {
+    /// Which door.
+    pub endpoint: Endpoint,
+    /// The body, with the model's name there.
+    pub body: Map<String, Value>,
+    /// Headers that go along.
+    pub headers: HeaderMap,
+    /// The answer is wanted as a stream.
+    pub stream: bool,
+    /// When the first token must be there.
+    pub first_by: Option<Instant>,
+    /// When all must be.
+    pub deadline: Option<Instant>,
+    /// Who is asked, for which model.
+    pub candidate: &'a Candidate,
+}
+
+/// What a remote backend has begun to say.
+pub enum Began {
+    /// All of it.
+    Whole(Whole),
+    /// Its first token, and the rest as it comes.
+    Stream(RemoteStream),
+}
+
+/// An answer that a remote backend has begun, with the place it takes there.
+pub struct RemoteAnswer {
+    /// The answer.
+    pub began: Began,
+    /// What its gateway said.
+    pub upstream: Upstream,
+    /// Its place in the bulkhead, to be kept until the answer has ended.
+    pub seat: Seat,
+    /// Who answers.
+    pub backend: Arc<Backend>,
+}
+
+/// Why a candidate did not answer.
+pub enum Refusal {
+    /// It was not asked.
+    LeftOut(LeftOut),
+    /// It was, and failed.
+    Failed(Attempt),
+    /// The engine here failed or would be late; its own words are kept for the case that nobody else is asked.
+    Local(Attempt, ApiError),
+    /// The request itself is at fault: nobody else is asked.
+    Fatal(ApiError),
+}
+
+impl Routing {
+    /// Asks one backend, again where that may heal, as long as time and the retry budget last.
+    pub async fn ask(
+        &self,
+        backend: &Arc<Backend>,
+        call: RemoteCall<'_>,
+        failed: &mut Vec<Attempt>,
+    ) -> Result<RemoteAnswer, Refusal> {
+        let body = match serde_json::to_vec(&call.body) {
+            Ok(body) => Bytes::from(body),
+            Err(source) => return Err(Refusal::Fatal(ApiError::internal("the request could not be written", source))),
+        };
+        let tries = backend.config().tries.max(1);
+        let (retries, backoff) = (self.retry_budget(), self.backoff());
+        retries.deposit(Instant::now());
+        for attempt in 0..tries {
+            let begun = Instant::now();
+            let failure = match self.try_once(backend, &call, body.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(Tried::NotAsked(why)) => return Err(left_out(call.candidate, why)),
+                Err(Tried::Failed(failure)) => failure,
+            };
+            self.metrics().failed(backend.name(), failure.kind.as_str());
+            let again = (attempt + 1 < tries && failure.kind.heals())
+                .then(|| {
+                    let left = call.deadline.map(|by| by.saturating_duration_since(Instant::now()));
+                    backoff.delay(attempt, failure.retry_after, left, &mut rand::rng())
+                })
+                .flatten()
+                .filter(|_| retries.withdraw(Instant::now()));
+            let kind = failure.kind;
+            let told = attempt_of(call.candidate, failure, begun.elapsed());
+            match again {
+                Some(wait) => {
+                    failed.push(told);
+                    tokio::time::sleep(wait).await;
+                }
+                None if kind.moves_on() => return Err(Refusal::Failed(told)),
+                None => return Err(Refusal::Fatal(fatal(&told, kind))),
+            }
+        }
+        // The loop ends by returning: the last try is never followed by another.
+        Err(left_out(call.candidate, "it was not asked".into()))
+    }
+
+    async fn try_once(&self, backend: &Arc<Backend>, call: &RemoteCall<'_>, body: Bytes) -> Result<RemoteAnswer, Tried> {
+        let now = Instant::now();
+        let of_backend = backend.breaker().try_acquire(now).map_err(|open| Tried::NotAsked(open.to_string()))?;
+        let of_model = match backend.breaker_of(&call.candidate.model) {
+            Some(breaker) => Some(breaker.try_acquire(now).map_err(|open| {
+                Tried::NotAsked(format!("for this model {open}"))
+            })?),
+            None => None,
+        };
+        let seat = backend.bulkhead().enter().await.map_err(|full| Tried::NotAsked(full.to_string()))?;
+        let begun = Instant::now();
+        let request = Call {
+            endpoint: call.endpoint,
+            body,
+            headers: call.headers.clone(),
+            first_by: call.first_by,
+            deadline: call.deadline,
+        };
+        let result = if call.stream {
+            backend.remote().stream(request).await.map(Began::Stream)
+        } else {
+            backend.remote().whole(request).await.map(Began::Whole)
+        };
+        let (took, now) = (begun.elapsed(), Instant::now());
+        match result {
+            Ok(began) => {
+                // A whole answer takes as long as it is long: only the wait for a first token says how the backend is.
+                let took = if call.stream { took } else { Duration::ZERO };
+                of_backend.success(now, took);
+                if let Some(permit) = of_model {
+                    permit.success(now, took);
+                }
+                let upstream = match &began {
+                    Began::Whole(whole) => whole.upstream.clone(),
+                    Began::Stream(stream) => stream.upstream().clone(),
+                };
+                Ok(RemoteAnswer { began, upstream, seat, backend: Arc::clone(backend) })
+            }
+            Err(failure) => {
+                note(of_backend, &failure, now, took);
+                if let Some(permit) = of_model {
+                    note(permit, &failure, now, took);
+                }
+                Err(Tried::Failed(failure))
+            }
+        }
+    }
+}
+
+enum Tried {
+    NotAsked(String),
+    Failed(Failure),
+}
+
+/// A failure that is the backend's own counts against it; one that is the client's says that the backend works.
+fn note(permit: Permit, failure: &Failure, now: Instant, took: Duration) {
+    if failure.kind.counts() {
+        permit.failure(now);
+    } else if failure.status.is_some() {
+        permit.success(now, took);
+    }
+}
+
+fn left_out(candidate: &Candidate, why: String) -> Refusal {
+    Refusal::LeftOut(LeftOut { backend: candidate.backend().to_owned(), model: candidate.model.clone(), why, over_budget: false })
+}
+
+fn attempt_of(candidate: &Candidate, failure: Failure, took: Duration) -> Attempt {
+    Attempt {
+        backend: candidate.backend().to_owned(),
+        model: candidate.model.clone(),
+        code: failure.kind.as_str().to_owned(),
+        message: failure.message,
+        status: failure.status,
+        retry_after: failure.retry_after,
+        took,
+    }
+}
+
+/// The error of a request that another backend would refuse as well.
+fn fatal(attempt: &Attempt, kind: FailureKind) -> ApiError {
+    let code = match kind {
+        FailureKind::Deadline => crate::error::ErrorCode::DeadlineExceeded,
+        _ => crate::error::ErrorCode::InvalidValue,
+    };
+    ApiError::new(code, format!("`{}` refused the request: {}", attempt.backend, attempt.message))
+}

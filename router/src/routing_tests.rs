@@ -1,0 +1,377 @@
+//! Who answers when somebody does not: the real engine over a scripted model, and scripted servers beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use engram_benches::upstream::{self, Received, Step, Upstream};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::app::{AppState, router};
+use crate::scripted::{Knobs, routed};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+/// A whole answer of another server, in OpenAI's form.
+fn whole(text: &str) -> Vec<Step> {
+    let body = json!({
+        "id": "up-1", "object": "chat.completion", "created": 1, "model": "vendor/big",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500},
+    });
+    vec![upstream::json("200 OK", &body.to_string())]
+}
+
+/// The same as a stream, a letter a chunk.
+fn stream(text: &str) -> Vec<Step> {
+    let chunk = |delta: Value, finish: Option<&str>| {
+        let choice = json!({"index": 0, "delta": delta, "text": delta["content"], "finish_reason": finish});
+        upstream::event(&json!({"id": "up-1", "model": "vendor/big", "choices": [choice]}).to_string())
+    };
+    let mut steps = vec![upstream::stream_head(), chunk(json!({"role": "assistant", "content": ""}), None)];
+    steps.extend(text.chars().map(|letter| chunk(json!({"content": letter.to_string()}), None)));
+    steps.push(chunk(json!({}), Some("stop")));
+    let usage = json!({"id": "up-1", "model": "vendor/big", "choices": [],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}});
+    steps.extend([upstream::event(&usage.to_string()), upstream::event("[DONE]"), upstream::stream_end()]);
+    steps
+}
+
+/// Either, as the request wants it.
+fn either(request: &Received, text: &str) -> Vec<Step> {
+    if asks_for_a_stream(request) { stream(text) } else { whole(text) }
+}
+
+fn asks_for_a_stream(request: &Received) -> bool {
+    body_of(request)["stream"] == true
+}
+
+fn body_of(request: &Received) -> Value {
+    serde_json::from_slice(&request.body).unwrap_or(Value::Null)
+}
+
+/// A server with the model `alphabet` and a hosted model `big` at `url`.
+fn with_hosted(url: &str, more: &str) -> (AppState, Arc<Knobs>) {
+    routed(&format!(
+        r#"
+[backends.host]
+kind = "openai_compatible"
+url = "{url}"
+tries = 2
+breaker_failures = 3
+health_interval_s = 0
+
+[catalog.big]
+input = 2.0
+output = 10.0
+backends = ["host"]
+upstream = "vendor/big"
+continues = true
+
+[routes.any]
+models = ["big"]
+
+[routing]
+retry_base_ms = 1
+retry_cap_ms = 2000
+fallback = "any"
+{more}
+"#
+    ))
+}
+
+async fn send(state: &AppState, path: &str, body: &Value) -> (StatusCode, HeaderMap, String) {
+    let request = Request::post(path)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string()))
+        .expect("a request");
+    let (head, body) = router(state.clone()).oneshot(request).await.expect("infallible").into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 24).await.expect("a body");
+    (head.status, head.headers, String::from_utf8(bytes.to_vec()).expect("text"))
+}
+
+async fn post(state: &AppState, body: Value) -> (StatusCode, HeaderMap, Value) {
+    let (status, headers, text) = send(state, CHAT, &body).await;
+    (status, headers, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// The events of a stream: JSON, or `"[DONE]"`.
+async fn events(state: &AppState, path: &str, mut body: Value) -> Vec<Value> {
+    body["stream"] = true.into();
+    let (status, _, text) = send(state, path, &body).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let data = text.split_terminator("\n\n").filter_map(|event| event.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| data.into())).collect()
+}
+
+fn chat(extra: Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": "hi"}], "temperature": 0});
+    for (key, value) in extra.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    body
+}
+
+fn text_of(events: &[Value]) -> String {
+    let choices = events.iter().filter_map(|event| event["choices"].get(0));
+    choices.filter_map(|choice| choice["delta"]["content"].as_str().or_else(|| choice["text"].as_str())).collect()
+}
+
+#[tokio::test]
+async fn a_hosted_model_answers_whole_and_as_a_stream() {
+    let up = Upstream::start(|request| either(request, "hosted")).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let (status, headers, value) = post(&state, chat(json!({"model": "big", "max_tokens": 100}))).await;
+    assert_eq!((status, &value["choices"][0]["message"]["content"]), (StatusCode::OK, &json!("hosted")), "{value}");
+    // 1000 tokens at 2 dollars a million and 500 at 10.
+    assert_eq!(value["engram"]["cost_usd"], json!(0.007));
+    assert_eq!((headers["x-engram-backend"].as_bytes(), headers["x-engram-model"].as_bytes()), (&b"host"[..], &b"big"[..]));
+    assert_eq!(headers["x-engram-cost-usd"], "0.007000000");
+
+    let quiet = events(&state, CHAT, chat(json!({"model": "big"}))).await;
+    assert_eq!(text_of(&quiet), "hosted");
+    assert!(quiet.iter().all(|event| event["usage"].is_null()), "nobody asked for it: {quiet:?}");
+    assert_eq!(quiet[0]["engram"]["backend"], "host");
+    assert_eq!(quiet.last(), Some(&json!("[DONE]")));
+
+    let asked = json!({"model": "big", "stream_options": {"include_usage": true}});
+    let counted = events(&state, CHAT, chat(asked)).await;
+    let usage = &counted[counted.len() - 2];
+    assert_eq!((&usage["usage"]["completion_tokens"], &usage["engram"]["cost_usd"]), (&json!(500), &json!(0.007)));
+}
+
+#[tokio::test]
+async fn the_request_goes_on_as_it_came_but_for_what_is_ours() {
+    let up = Upstream::start(|request| {
+        let body = body_of(request);
+        let good = body["model"] == "vendor/big"
+            && body["reasoning_effort"] == "low"
+            && body["tools"][0]["function"]["name"] == "f"
+            && ["route", "max_cost", "memory", "timeout"].iter().all(|name| body.get(*name).is_none())
+            && request.header("authorization").is_none();
+        whole(if good { "as it came" } else { "changed" })
+    })
+    .await
+    .expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let body = chat(json!({
+        "model": "big", "reasoning_effort": "low", "route": "any", "max_cost": 1, "timeout": 5,
+        "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required",
+    }));
+    let (_, _, value) = post(&state, body).await;
+    assert_eq!(value["choices"][0]["message"]["content"], "as it came", "{value}");
+}
+
+#[tokio::test]
+async fn what_the_engine_cannot_do_the_next_one_does() {
+    let up = Upstream::start(|request| either(request, "instead")).await.expect("a server");
+    let (state, knobs) = with_hosted(&up.url(), "");
+    let cases: [(&str, Value, bool); 3] = [
+        ("model_failure", json!({"model": "alphabet"}), true),
+        ("unsupported_parameter", json!({"model": "alphabet", "response_format": {"type": "json_object"}}), false),
+        ("context_length_exceeded", json!({"model": "alphabet", "max_tokens": 100_000, "max_cost": 5}), false),
+    ];
+    for (code, extra, fails) in cases {
+        knobs.fail_in.store(if fails { 0 } else { -1 }, Ordering::SeqCst);
+        let (status, headers, value) = post(&state, chat(extra)).await;
+        assert_eq!(status, StatusCode::OK, "{value}");
+        assert_eq!(value["choices"][0]["message"]["content"], "instead", "{code}: {value}");
+        assert_eq!(value["engram"]["failed"][0]["code"], code, "{value}");
+        assert_eq!(headers["x-engram-attempts"], "2");
+    }
+    // What is wrong with the request is wrong everywhere.
+    let (status, _, value) = post(&state, chat(json!({"model": "alphabet", "top_p": 7}))).await;
+    assert_eq!((status.as_u16(), &value["error"]["code"]), (400, &json!("invalid_value")), "{value}");
+}
+
+#[tokio::test]
+async fn only_what_may_heal_is_tried_again() {
+    let up = Upstream::start(|request| match request.before {
+        0 => vec![upstream::json("503 Service Unavailable", r#"{"error": {"message": "warming up"}}"#)],
+        1 => whole("healed"),
+        2 => vec![upstream::json("400 Bad Request", r#"{"error": {"message": "no such voice"}}"#)],
+        _ => vec![upstream::json("401 Unauthorized", r#"{"error": {"message": "bad key"}}"#)],
+    })
+    .await
+    .expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let big = || chat(json!({"model": "big"}));
+    let (_, _, value) = post(&state, big()).await;
+    assert_eq!(value["choices"][0]["message"]["content"], "healed");
+    assert_eq!((&value["engram"]["attempts"], &value["engram"]["failed"][0]["status"]), (&json!(2), &json!(503)));
+
+    let (status, _, value) = post(&state, big()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{value}");
+    assert!(value["error"]["message"].as_str().is_some_and(|text| text.contains("no such voice")), "{value}");
+    assert_eq!(up.counts.requests.load(Ordering::SeqCst), 3);
+
+    let (status, _, value) = post(&state, big()).await;
+    assert_eq!((status, &value["error"]["code"]), (StatusCode::BAD_GATEWAY, &json!("backends_failed")), "{value}");
+    assert_eq!(up.counts.requests.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_is_left_alone_until_it_is_reset() {
+    let up = Upstream::start(|_| vec![Step::Reset]).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let big = || chat(json!({"model": "big", "route": "hosted_only"}));
+    let mut last = Value::Null;
+    for _ in 0..4 {
+        (_, _, last) = post(&state, big()).await;
+    }
+    assert!(last["error"]["message"].as_str().is_some_and(|text| text.contains("circuit breaker open")), "{last}");
+    assert_eq!(last["error"]["attempts"][0]["backend"], "host", "{last}");
+    let before = up.counts.requests.load(Ordering::SeqCst);
+    let (status, _, _) = post(&state, big()).await;
+    assert_eq!((status, up.counts.requests.load(Ordering::SeqCst)), (StatusCode::SERVICE_UNAVAILABLE, before));
+
+    let admin = |path: &'static str, method: &'static str| {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+        let state = state.clone();
+        async move {
+            let body = router(state).oneshot(request).await.expect("infallible").into_body();
+            let bytes = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+            serde_json::from_slice::<Value>(&bytes).expect("JSON")
+        }
+    };
+    let backends = admin("/v1/admin/backends", "GET").await;
+    let host = backends["backends"].as_array().and_then(|all| all.iter().find(|backend| backend["name"] == "host"));
+    assert_eq!(host.expect("listed")["breaker"]["state"], "open", "{backends}");
+    let reset = admin("/v1/admin/backends/host/reset", "POST").await;
+    assert_eq!(reset["breaker"]["state"], "closed", "{reset}");
+    post(&state, big()).await;
+    assert!(up.counts.requests.load(Ordering::SeqCst) > before);
+}
+
+#[tokio::test]
+async fn what_would_cost_too_much_is_not_asked() {
+    let up = Upstream::start(|request| either(request, "paid")).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "key_day_usd = 0.01");
+    // About 1000 tokens at 10 dollars a million.
+    let (status, _, value) = post(&state, chat(json!({"model": "big", "max_cost": 0.001}))).await;
+    assert_eq!((status, &value["error"]["code"]), (StatusCode::PAYMENT_REQUIRED, &json!("over_budget")), "{value}");
+    assert!(value["error"]["message"].as_str().is_some_and(|text| text.contains("0.0010")), "{value}");
+    assert_eq!(up.counts.requests.load(Ordering::SeqCst), 0);
+
+    // Each costs 0.007 dollars, whatever was estimated: the second one would go past the key's day.
+    let small = || chat(json!({"model": "big", "max_tokens": 400}));
+    let (status, _, value) = post(&state, small()).await;
+    assert_eq!(status, StatusCode::OK, "{value}");
+    let (status, _, value) = post(&state, small()).await;
+    assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{value}");
+    // The engine here costs nothing.
+    let (status, _, value) = post(&state, chat(json!({"model": "alphabet", "max_tokens": 2}))).await;
+    assert_eq!(status, StatusCode::OK, "{value}");
+}
+
+#[tokio::test]
+async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
+    let up = Upstream::start(|request| {
+        let body = body_of(request);
+        let last = body["messages"].as_array().and_then(|messages| messages.last()).cloned().unwrap_or_default();
+        let good = body["prompt"] == "xabc"
+            || (last["role"] == "assistant" && last["content"] == "abc" && body["continue_final_message"] == true);
+        stream(if good { "+more" } else { "?" })
+    })
+    .await
+    .expect("a server");
+    let (state, knobs) = with_hosted(&up.url(), "");
+    let cases = [
+        (CHAT, json!({"messages": [{"role": "user", "content": "hi"}]})),
+        (COMPLETIONS, json!({"prompt": "x", "max_tokens": 50})),
+    ];
+    for (path, body) in cases {
+        let mut wanted = body.clone();
+        for (key, value) in [
+            ("model", json!("alphabet")),
+            ("temperature", json!(0)),
+            ("continue_mid_stream", json!(true)),
+            ("stream_options", json!({"include_usage": true})),
+        ] {
+            wanted[key] = value;
+        }
+        knobs.fail_in.store(3, Ordering::SeqCst);
+        let said = events(&state, path, wanted.clone()).await;
+        assert_eq!(text_of(&said), "abc+more", "{path} {said:?}");
+        let seam = said.iter().find(|event| event["engram"]["seam"].is_object()).expect("a seam");
+        assert_eq!(
+            (&seam["engram"]["seam"]["from"]["backend"], &seam["engram"]["seam"]["to"]["backend"]),
+            (&json!("local"), &json!("host"))
+        );
+        assert_eq!((&seam["choices"], &seam["engram"]["seam"]["after_characters"]), (&json!([]), &json!(3)));
+        let usage = &said[said.len() - 2];
+        assert_eq!(usage["engram"]["parts"].as_array().map(Vec::len), Some(2), "{usage}");
+        assert_eq!(usage["usage"]["completion_tokens"], 503, "{usage}");
+        assert_eq!(said.last(), Some(&json!("[DONE]")));
+        let ids: std::collections::HashSet<&str> = said.iter().filter_map(|event| event["id"].as_str()).collect();
+        assert_eq!(ids.len(), 1, "{ids:?}");
+
+        wanted["continue_mid_stream"] = json!(false);
+        knobs.fail_in.store(3, Ordering::SeqCst);
+        let said = events(&state, path, wanted).await;
+        assert_eq!(text_of(&said), "abc");
+        let last = said.last().expect("an event");
+        assert_eq!(last["error"]["code"], "model_failure", "{last}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_would_be_late_is_not_asked() {
+    let up = Upstream::start(|request| either(request, "in time")).await.expect("a server");
+    let (state, knobs) = with_hosted(&up.url(), "");
+    knobs.delay_millis.store(30, Ordering::SeqCst);
+    for _ in 0..3 {
+        post(&state, chat(json!({"model": "alphabet", "max_tokens": 4}))).await;
+    }
+    let (_, _, value) = post(&state, chat(json!({"model": "alphabet", "ttft_ms": 5}))).await;
+    assert_eq!(value["choices"][0]["message"]["content"], "in time", "{value}");
+    assert_eq!(value["engram"]["failed"][0]["code"], "deadline_unreachable");
+
+    let begun = Instant::now();
+    let late = chat(json!({"model": "alphabet", "ttft_ms": 5, "route": "local_only"}));
+    let (status, headers, value) = post(&state, late).await;
+    assert_eq!((status.as_u16(), &value["error"]["code"]), (503, &json!("deadline_unreachable")), "{value}");
+    assert!(headers.contains_key("retry-after") && begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(value["error"]["param"], "ttft_ms");
+}
+
+#[tokio::test]
+async fn an_answer_may_go_on_from_its_beginning() {
+    let (state, _) = routed("");
+    let body = json!({
+        "model": "alphabet", "temperature": 0, "continue_final_message": true, "add_generation_prompt": false,
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "xy"}],
+    });
+    let (status, _, value) = post(&state, body).await;
+    assert_eq!((status, &value["choices"][0]["message"]["content"]), (StatusCode::OK, &json!("z")), "{value}");
+    let (status, _, value) = post(&state, chat(json!({"continue_final_message": true}))).await;
+    assert_eq!((status.as_u16(), &value["error"]["param"]), (400, &json!("continue_final_message")), "{value}");
+}
+
+#[tokio::test]
+async fn servers_that_are_each_others_peers_do_not_pass_requests_round() {
+    let up = Upstream::start(|request| {
+        let hops = request.header("x-engram-hops").unwrap_or("none").to_owned();
+        whole(&hops)
+    })
+    .await
+    .expect("a server");
+    let (state, _) = routed(&format!(
+        "[backends.peer]\nkind = \"peer\"\nurl = \"{}\"\nmodels = [\"far\"]\nhealth_interval_s = 0\n",
+        up.url()
+    ));
+    let (_, _, value) = post(&state, chat(json!({"model": "far"}))).await;
+    assert_eq!(value["choices"][0]["message"]["content"], "1", "{value}");
+    let request = Request::post(CHAT)
+        .header("content-type", "application/json")
+        .header("x-engram-hops", "3")
+        .body(Body::from(chat(json!({"model": "far"})).to_string()))
+        .expect("a request");
+    let answer = router(state.clone()).oneshot(request).await.expect("infallible");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(up.counts.requests.load(Ordering::SeqCst), 1);
+}
