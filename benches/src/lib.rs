@@ -6,3 +6,4 @@
 pub mod agreement;
 pub mod engine;
 pub mod machine;
+pub mod upstream;

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 pub mod openai;
 pub mod openapi;
+pub mod remote;
 pub mod request_id;
 mod server;
 pub mod sse;
