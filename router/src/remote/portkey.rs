@@ -66,9 +66,8 @@ pub(super) fn headers(settings: &RemoteSettings) -> Result<HeaderMap, RemoteErro
     let portkey = &settings.portkey;
     let mut headers = HeaderMap::new();
     let mut put = |key: &'static str, name: &'static str, value: &str, secret: bool| {
-        let mut value = HeaderValue::from_str(value).map_err(|_| {
-            settings.invalid(key, "holds characters that no header can; ASCII without line breaks is needed")
-        })?;
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| settings.invalid(key, "holds characters that no header can; is there a line break?"))?;
         value.set_sensitive(secret);
         headers.insert(HeaderName::from_static(name), value);
         Ok(())
@@ -241,7 +240,7 @@ mod tests {
             ),
             (|s| s.portkey.metadata = Some("[1]".into()), "`backends.hosted.portkey_metadata`: is not a JSON object"),
             (|s| s.portkey.virtual_key = Some(Secret::new("hush\n")), "`backends.hosted.portkey_virtual_key`"),
-            (|s| s.portkey.custom_host = Some("http://é".into()), "`backends.hosted.portkey_custom_host`"),
+            (|s| s.portkey.custom_host = Some("http://h\n".into()), "`backends.hosted.portkey_custom_host`"),
             (|s| s.portkey.provider = None, "set `portkey_provider`"),
         ];
         for (change, expected) in table {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use engram_benches::upstream::{Upstream, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -53,11 +54,18 @@ async fn only_trusted_certificates_are_taken() {
     let (misnamed, its_own) = door(&upstream, "elsewhere.example").await;
     let mut own = tempfile::NamedTempFile::new().expect("a file");
     own.write_all(its_own.as_bytes()).expect("written");
-    let plain = upstream.url().replace("http://", "https://");
+    let plain = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let without = format!("https://{}/v1", plain.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            // What a plain server says to a handshake.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
     let table = [
         ("unknown to anyone", elsewhere, file.path()),
         ("for another host", misnamed, own.path()),
-        ("no TLS", plain, file.path()),
+        ("no TLS", without, file.path()),
     ];
     for (name, url, ca_file) in table {
         let remote = remote_at(&url, |settings| settings.ca_file = Some(ca_file.into()));
