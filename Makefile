@@ -1,17 +1,20 @@
 # Everything one may do here. `make help` lists it.
 #
-# Needed: a Rust toolchain (rustup takes the pinned one) and a C compiler; for the tests python3 (3.10 or newer) with venv.
+# Needed: a Rust toolchain (rustup takes the pinned one) and a C compiler; for the tests python3 (3.10 or newer) with venv,
+# and node (18 or newer) with npm.
 
 CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ENGRAM := $(TARGET)/release/engram
 VENV := .venv
+NPM ?= npm
+GATEWAY := tests/node/node_modules
 MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients servers models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients servers gateway models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,9 +42,16 @@ $(VENV)/.servers: memory/tests/servers/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r memory/tests/servers/requirements.txt
 	touch $@
 
-test: models clients servers test-rust cuda-check ## build, fetch the test models, run every test
+gateway: $(GATEWAY)/.installed ## fetch the Portkey gateway that the router's tests start
 
-test-rust: build servers
+# Without install scripts: the one there is patches nothing.
+$(GATEWAY)/.installed: tests/node/package.json tests/node/package-lock.json
+	$(NPM) ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+test: models clients servers gateway test-rust cuda-check ## build, fetch the test models, run every test
+
+test-rust: build servers gateway
 	$(CARGO) test --release --workspace
 
 test-arm: ## run the kernels' tests as 64-bit ARM, under qemu; fetches what that needs into target (Debian, x86-64)

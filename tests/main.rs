@@ -11,5 +11,6 @@ mod logits;
 mod memory;
 mod memory_commands;
 mod openai_client;
+mod portkey;
 mod process;
 mod reference;
