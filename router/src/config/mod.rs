@@ -31,7 +31,7 @@ pub use origin::Origin;
 pub use secrets::Secret;
 pub use show::{show_json, show_text};
 pub use size::{format_size, human_size, parse_size};
-pub use value::{Device, LogFormat, Raw, Value};
+pub use value::{Device, LogFormat, Raw, Value, parse_seconds};
 
 use engram_inference::KvType;
 use keys::Key;
