@@ -137,6 +137,11 @@ fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
     ]
 }
 
+/// What every route asks for, by its path as the router knows it.
+pub(crate) fn needs() -> impl Iterator<Item = (&'static str, Need)> {
+    routes().into_iter().map(|(path, need, _)| (path, need))
+}
+
 /// Paths of all routes, as the router knows them.
 #[cfg(test)]
 pub(crate) fn paths() -> Vec<&'static str> {
@@ -145,7 +150,7 @@ pub(crate) fn paths() -> Vec<&'static str> {
 
 /// The routes with their layers, for [`crate::serve`] and for tests that need no connection.
 pub fn router(state: AppState) -> Router {
-    let doors = Doors::new(state.clone(), routes().into_iter().map(|(path, need, _)| (path, need)));
+    let doors = Doors::new(state.clone(), needs());
     let mut router = routes()
         .into_iter()
         .fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
