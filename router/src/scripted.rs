@@ -109,7 +109,7 @@ pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSet
 
 /// The same with the router that a config file of this text describes.
 pub fn routed(text: &str) -> (AppState, Arc<Knobs>) {
-    let (state, knobs) = build(&[], 256, text, |_, _, _| {});
+    let (state, knobs) = build(ApiKeys::default(), 256, text, |_, _, _| {});
     state.memory().shut("this test has no memory");
     (state, knobs)
 }
@@ -120,11 +120,20 @@ pub fn server_with_memory(
     max_len: usize,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
+    server_with_keys(ApiKeys::new(keys).expect("good keys"), max_len, change)
+}
+
+/// The same before the doors of these keys.
+pub fn server_with_keys(
+    keys: ApiKeys,
+    max_len: usize,
+    change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
+) -> (AppState, Arc<Knobs>) {
     build(keys, max_len, "", change)
 }
 
 fn build(
-    keys: &[&str],
+    keys: ApiKeys,
     max_len: usize,
     config_text: &str,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
@@ -157,7 +166,6 @@ fn build(
         engine,
         facts: ModelFacts::default(),
     };
-    let keys = ApiKeys::new(keys).expect("good keys");
     let memory = MemoryService::new(memory, Arc::clone(&metrics));
     let routing = routing(config_text, &metrics);
     (AppState::new(Models::new([model]), keys, settings, metrics, memory, routing), knobs)

@@ -86,10 +86,19 @@ impl Asked {
         })
     }
 
-    /// Whether the request itself says how long the answer may be.
-    pub fn bounds_output(&self) -> bool {
-        self.endpoint == Endpoint::Completions
-            || ["max_completion_tokens", "max_tokens"].iter().any(|name| self.body.contains_key(*name))
+    /// Tokens that the request itself says a choice may have.
+    pub fn bound(&self) -> Option<usize> {
+        let says = ["max_completion_tokens", "max_tokens"].iter().any(|name| self.body.contains_key(*name));
+        (says || self.endpoint == Endpoint::Completions).then_some(self.output_tokens)
+    }
+
+    /// Prompts times choices.
+    pub fn sequences(&self) -> usize {
+        let prompts = match self.body.get("prompt") {
+            Some(Value::Array(prompts)) if prompts.iter().any(|prompt| !prompt.is_number()) => prompts.len(),
+            _ => 1,
+        };
+        prompts * self.choices
     }
 
     /// What decides the task class where the request does not name one.

@@ -53,18 +53,20 @@ pub(super) struct Way {
 /// Answers a chat or a completion.
 pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: Bytes) -> Result<Response, ApiError> {
     let received = Instant::now();
+    let bytes = body.len();
     let asked = if body.len() <= PARSED_AT_ONCE {
         Asked::read(endpoint, &body)?
     } else {
         blocking(move || Asked::read(endpoint, &body)).await?
     };
     check_there_is_a_prompt(&asked)?;
+    caller.facts.expect_tokens(bytes, asked.bound(), asked.sequences())?;
     if state.drain().phase() != Phase::Serving {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "the server drains and takes no new requests")
             .with_retry_after(std::time::Duration::from_secs(5)));
     }
     let table = state.routing().table();
-    let plan = Plan::new(&asked, &table, state.models())?;
+    let plan = Plan::new(&asked, &table, state.models(), &caller.tenant)?;
     let mut way = Way::new(state, caller, asked, received)?;
     way.recall(&plan).await?;
     let (begun, bill, report) = way.cascade(plan).await?;
@@ -91,7 +93,7 @@ impl Way {
     async fn recall(&mut self, plan: &Plan) -> Result<(), ApiError> {
         let member = self.asked.memory.take();
         let settings = self.state.memory().settings();
-        let Some(wish) = MemoryWish::resolve(member, &self.caller.tenant.name, settings)? else {
+        let Some(wish) = MemoryWish::resolve(member, &self.caller.tenant, settings)? else {
             return Ok(());
         };
         let model = plan.candidates.iter().find_map(|candidate| match &candidate.target {

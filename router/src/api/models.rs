@@ -1,43 +1,50 @@
 //! `GET /v1/models` and `/v1/models/{id}`.
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::app::AppState;
+use crate::auth::Tenant;
 use crate::backend::{EncoderFacts, ServedModel};
 use crate::error::ApiError;
 use crate::routing::known_models;
 
-/// All models that are served.
-pub async fn list(State(state): State<AppState>) -> Json<Value> {
-    let generating = state.models().iter().map(describe);
-    let encoders = state.models().encoders().facts().map(|facts| describe_encoder(&facts));
-    let data: Vec<Value> = generating.chain(encoders).chain(elsewhere(&state)).collect();
+/// All models that can be asked for and that the key sees.
+pub async fn list(State(state): State<AppState>, Extension(tenant): Extension<Tenant>) -> Json<Value> {
+    let generating = state.models().iter().filter(|model| tenant.may_ask(model.names())).map(describe);
+    let encoder = state.models().encoders().facts().filter(|encoder| tenant.may_ask(encoder.names()));
+    let own = generating.chain(encoder.iter().map(describe_encoder));
+    let data: Vec<Value> = own.chain(elsewhere(&state, &tenant)).collect();
     Json(json!({"object": "list", "data": data}))
 }
 
 /// One of them.
-pub async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn retrieve(
+    State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let encoders = state.models().encoders();
-    if let Some(facts) = encoders.facts().filter(|_| encoders.has(&id)) {
-        return Ok(Json(describe_encoder(&facts)));
+    let encoder = encoders.facts().filter(|encoder| encoders.has(&id) && tenant.may_ask(encoder.names()));
+    if let Some(encoder) = encoder {
+        return Ok(Json(describe_encoder(&encoder)));
     }
-    match state.models().find(Some(&id)) {
+    match state.models().find_for(Some(&id), &tenant) {
         Ok(model) => Ok(Json(describe(&model))),
         Err(error) => {
             let named = |model: &Value| model["id"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(&id));
-            elsewhere(&state).into_iter().find(named).map(Json).ok_or(error)
+            elsewhere(&state, &tenant).into_iter().find(named).map(Json).ok_or(error)
         }
     }
 }
 
 /// Models that are not served here, but can be asked for.
-fn elsewhere(state: &AppState) -> Vec<Value> {
+fn elsewhere(state: &AppState, tenant: &Tenant) -> Vec<Value> {
     let table = state.routing().table();
-    let own = |name: &str| state.models().find(Some(name)).is_ok();
+    let own = |name: &str| state.models().find(Some(name)).is_ok() || state.models().encoders().has(name);
     let names = known_models(&table, state.models());
-    let names = names.into_iter().filter(|name| !own(name) && !state.models().encoders().has(name));
+    let names = names.into_iter().filter(|name| !own(name) && tenant.may_ask([name.as_str()]));
     names
         .filter_map(|name| {
             let backends: Vec<String> =

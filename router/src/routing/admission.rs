@@ -105,7 +105,7 @@ impl Routing {
         };
         let now = Instant::now();
         // How many tokens an answer will have is the client's bound, not a promise: an unbounded one is only asked to begin.
-        let whole = if asked.bounds_output() { estimate.whole } else { estimate.first_token };
+        let whole = if asked.bound().is_some() { estimate.whole } else { estimate.first_token };
         let bounds = [("ttft_ms", first_by, estimate.first_token), ("deadline_ms", deadline, whole)];
         for (bound, by, needs) in bounds {
             let Some(by) = by else { continue };

@@ -43,7 +43,7 @@ impl Routing {
             Target::Local(_) => Price::FREE,
             Target::Remote { .. } => table.price(&candidate.model),
         };
-        let output = (asked.output_tokens * asked.choices) as u64;
+        let output = asked.output_tokens.saturating_mul(asked.sequences()) as u64;
         let estimate = price.estimate(asked.prompt_tokens as u64, output);
         let too_dear = |why: String| LeftOut {
             backend: candidate.backend().to_owned(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::answer::Asked;
+use crate::auth::Tenant;
 use crate::backend::{Models, ServedModel};
 use crate::config::{LocalUse, RouteConfig};
 use crate::error::{ApiError, ErrorCode};
@@ -47,6 +48,13 @@ impl Candidate {
         matches!(&self.target, Target::Remote { backend, .. } if backend.is_hosted())
     }
 
+    fn is_seen_by(&self, tenant: &Tenant) -> bool {
+        match &self.target {
+            Target::Local(model) => tenant.may_ask(model.names()),
+            Target::Remote { .. } => tenant.may_ask([self.model.as_str()]),
+        }
+    }
+
     fn is(&self, other: &Self) -> bool {
         self.backend() == other.backend() && self.model.eq_ignore_ascii_case(&other.model)
     }
@@ -87,9 +95,11 @@ struct Rule<'a> {
 impl Plan {
     /// The plan for `asked`.
     ///
+    /// Models that the key does not see are as if they were not there.
+    ///
     /// # Errors
     /// 404 where nobody has such a model, 400 for a route that does not exist.
-    pub fn new(asked: &Asked, table: &Table, models: &Models) -> Result<Self, ApiError> {
+    pub fn new(asked: &Asked, table: &Table, models: &Models, tenant: &Tenant) -> Result<Self, ApiError> {
         let rule = Rule::of(asked, table, models)?;
         let mut plan = Self { candidates: Vec::new(), left_out: Vec::new(), rule: rule.name.clone() };
         for name in &rule.models {
@@ -99,6 +109,7 @@ impl Plan {
                 }
             }
         }
+        plan.candidates.retain(|candidate| candidate.is_seen_by(tenant));
         let is_local = |candidate: &Candidate| matches!(candidate.target, Target::Local(_));
         match rule.local {
             // Stable: models keep their order within.
@@ -109,7 +120,7 @@ impl Plan {
         }
         plan.leave_out_what_is_too_small(asked, table);
         if plan.candidates.is_empty() {
-            return Err(rule.nobody(asked, table, models, &plan.left_out));
+            return Err(rule.nobody(asked, table, models, tenant, &plan.left_out));
         }
         Ok(plan)
     }
@@ -247,20 +258,28 @@ impl<'a> Rule<'a> {
             .collect()
     }
 
-    fn nobody(&self, asked: &Asked, table: &Table, models: &Models, left_out: &[LeftOut]) -> ApiError {
+    fn nobody(
+        &self,
+        asked: &Asked,
+        table: &Table,
+        models: &Models,
+        tenant: &Tenant,
+        left_out: &[LeftOut],
+    ) -> ApiError {
         if let Some(first) = left_out.first() {
             let message = format!("no backend can take this request: {} of `{}`: {}", first.model, first.backend, first.why);
             return ApiError::new(ErrorCode::ContextLengthExceeded, message);
         }
         // The words of the local table are the best where only local models are.
         if table.is_local_only() && self.local != LocalUse::Never
-            && let Err(error) = models.find(asked.model.as_deref())
+            && let Err(error) = models.find_for(asked.model.as_deref(), tenant)
         {
             return error;
         }
         let shown: String = asked.model.as_deref().unwrap_or("(none)").chars().take(128).collect();
         let known = known_models(table, models);
-        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        let seen = |name: &&str| tenant.may_ask([*name]);
+        let names: Vec<&str> = known.iter().map(String::as_str).filter(seen).collect();
         let near = nearest(&shown, &names).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
         let served = if names.is_empty() { "none".to_owned() } else { format!("`{}`", names.join("`, `")) };
         let message = format!("no backend has the model `{shown}` under the rule `{}`{near} Known are: {served}", self.name);

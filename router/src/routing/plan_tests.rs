@@ -56,7 +56,7 @@ fn plan(text: &str, endpoint: Endpoint, body: Value) -> Result<String, String> {
     let (state, _) = scripted::server(&[], |_, _| {});
     let asked = Asked::read(endpoint, body.to_string().as_bytes()).expect("a good body");
     let table = table(text);
-    match Plan::new(&asked, &table, state.models()) {
+    match Plan::new(&asked, &table, state.models(), &Tenant::anonymous()) {
         Ok(plan) => {
             let places = plan.candidates.iter().map(|candidate| format!("{}:{}", candidate.backend(), candidate.model));
             Ok(format!("{} = {}", plan.rule, places.collect::<Vec<_>>().join(" ")))
