@@ -3,21 +3,31 @@
 //! ends, for a stream's status line says little.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::{Instrument, Span};
 
 use crate::app::AppState;
+use crate::auth::gate::Pass;
+use crate::auth::keys::Life;
+use crate::auth::store::unix_now;
 use crate::drain::InFlight;
+use crate::error::{ApiError, ErrorCode};
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::sse;
+
+/// Bytes of a request that are taken for a token before they are counted.
+const BYTES_A_TOKEN: usize = 4;
+/// Tokens that an answer is taken to have where the request names no bound.
+const ASSUMED_ANSWER: usize = 512;
 
 /// What the handlers learn about a request and its log line tells; shared through extensions.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +39,12 @@ struct FactsInner {
     cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     failed_in_stream: AtomicBool,
+    /// What the request was let in by, until its end is settled.
+    pass: Mutex<Option<Pass>>,
+    /// Of the key that it came in by.
+    life: OnceLock<Arc<Life>>,
+    /// Tokens of the prompt, as they were estimated.
+    expected_prompt: AtomicU64,
 }
 
 impl Facts {
@@ -43,6 +59,37 @@ impl Facts {
     pub fn fail_in_stream(&self) {
         self.0.failed_in_stream.store(true, Ordering::Relaxed);
     }
+
+    /// Takes the tokens that a request is likely to need from what its key may use a minute; what it did need is
+    /// put right at its end. A handler calls this once it has read the body and before it does work.
+    ///
+    /// # Errors
+    /// 429 `tokens_limited` if they are not there.
+    pub fn expect_tokens(
+        &self,
+        prompt_bytes: usize,
+        max_tokens: Option<usize>,
+        choices: usize,
+    ) -> Result<(), ApiError> {
+        let prompt = prompt_bytes.div_ceil(BYTES_A_TOKEN) as u64;
+        let answers = (max_tokens.unwrap_or(ASSUMED_ANSWER) as u64).saturating_mul(choices as u64);
+        self.0.expected_prompt.store(prompt, Ordering::Relaxed);
+        match self.pass().as_mut() {
+            Some(pass) => Ok(pass.reserve(prompt.saturating_add(answers), Instant::now())?),
+            None => Ok(()),
+        }
+    }
+
+    /// The doors let it in, by a key of this life.
+    pub(crate) fn let_in(&self, pass: Pass, life: Arc<Life>) {
+        *self.pass() = Some(pass);
+        // A request comes in once.
+        let _ = self.0.life.set(life);
+    }
+
+    fn pass(&self) -> std::sync::MutexGuard<'_, Option<Pass>> {
+        self.0.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The outermost layer.
@@ -56,6 +103,7 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
         method = %method,
         path = request.uri().path(),
         tenant = tracing::field::Empty,
+        key = tracing::field::Empty,
         model = tracing::field::Empty,
     );
     // Probes and scrapes neither hold up a drain nor fill the log.
@@ -71,13 +119,22 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
         method,
         route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
         status: None,
+        code: None,
+        events: None,
         body_ended: false,
         in_flight,
     };
     let mut response = next.run(request).instrument(span).await;
     ending.status = Some(response.status());
+    ending.code = response.extensions().get().copied();
+    ending.events = is_event_stream(&response).then_some(0);
     response.headers_mut().insert(X_REQUEST_ID, id.header());
     response.map(|body| Body::new(TrackedBody { body, ending }))
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let value = response.headers().get(header::CONTENT_TYPE);
+    value.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Closes a request when it is dropped, however that comes.
@@ -90,8 +147,28 @@ struct Ending {
     route: Option<String>,
     /// `None` until the head of the answer is known.
     status: Option<StatusCode>,
+    /// What the answer says went wrong.
+    code: Option<ErrorCode>,
+    /// Events sent so far, if the answer is a stream of them.
+    events: Option<u64>,
     body_ended: bool,
     in_flight: Option<InFlight>,
+}
+
+impl Ending {
+    /// Tokens that count against the key's limit. An answer that was cut short tells no counts: without this, to
+    /// hang up before the end would be a way to read without limit. Its events are counted for tokens then, or, where
+    /// there are none, all that was expected.
+    fn tokens(&self, outcome: &str, reserved: u64) -> u64 {
+        let facts = &self.facts.0;
+        let counted = facts.prompt_tokens.load(Ordering::Relaxed) + facts.completion_tokens.load(Ordering::Relaxed);
+        match (outcome, self.events) {
+            ("complete", _) if self.code == Some(ErrorCode::DeadlineExceeded) => counted.max(reserved),
+            ("complete", _) => counted,
+            (_, Some(events)) => counted.max(facts.expected_prompt.load(Ordering::Relaxed) + events),
+            (_, None) => counted.max(reserved),
+        }
+    }
 }
 
 impl Drop for Ending {
@@ -110,6 +187,14 @@ impl Drop for Ending {
         let status = self.status.map_or(499, |status| status.as_u16());
         let route = self.route.as_deref().unwrap_or("unmatched");
         self.state.metrics().request_ended(route, self.method.as_str(), status, outcome, elapsed);
+        if let Some(code) = self.code.filter(|code| code.is_refusal()) {
+            self.state.metrics().refused(code.as_str());
+        }
+        let pass = self.facts.pass().take();
+        if let Some(pass) = pass {
+            let tokens = self.tokens(outcome, pass.reserved());
+            pass.settle(tokens, Instant::now());
+        }
         let milliseconds = (elapsed.as_secs_f64() * 1e4).round() / 10.0;
         let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
@@ -127,6 +212,24 @@ struct TrackedBody {
     ending: Ending,
 }
 
+impl TrackedBody {
+    /// The last event of a stream whose key has been revoked or has expired: it stops there and then, for what it
+    /// would still say is no longer for the one who listens. An answer in one piece was earned before that.
+    fn cut_off(&mut self) -> Option<Bytes> {
+        let life = self.ending.facts.0.life.get()?;
+        if self.ending.events.is_none() || self.ending.body_ended || life.goes_on(unix_now()) {
+            return None;
+        }
+        self.ending.facts.fail_in_stream();
+        self.ending.body_ended = true;
+        // Dropping the stream aborts its sequences.
+        self.body = Body::empty();
+        let error = ApiError::new(ErrorCode::InvalidApiKey, "the API key was revoked, or has expired, meanwhile");
+        self.ending.span.in_scope(|| error.log());
+        Some(sse::error_event(&error))
+    }
+}
+
 impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
@@ -136,8 +239,14 @@ impl HttpBody for TrackedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
+        if let Some(last) = this.cut_off() {
+            return Poll::Ready(Some(Ok(hyper::body::Frame::data(last))));
+        }
         let _entered = this.ending.span.enter();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_some() {
+            this.ending.events.iter_mut().for_each(|events| *events += 1);
+        }
         if frame.is_none() {
             this.ending.body_ended = true;
         } else if this.body.is_end_stream() {

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, Uri, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
 
 use crate::access;
 use crate::api;
-use crate::auth::ApiKeys;
+use crate::auth::credential::KEY_HEADERS;
+use crate::auth::doors::{self, Doors, Need};
+use crate::auth::rate_headers;
+use crate::auth::{ApiKeys, Scope};
 use crate::backend::Models;
 use crate::context::Orders;
 use crate::drain::Drain;
@@ -59,6 +62,11 @@ impl AppState {
         &self.0.models
     }
 
+    /// The keys that open.
+    pub fn keys(&self) -> &ApiKeys {
+        &self.0.keys
+    }
+
     /// Settings of the HTTP side.
     pub fn settings(&self) -> &HttpSettings {
         &self.0.settings
@@ -93,72 +101,64 @@ impl AppState {
     }
 }
 
-/// Routes that ask for no key: probes, and what describes the API itself.
-fn open_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
+/// Every route with what it asks for.
+fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
+    const INFERENCE: Need = Need::Scope(Scope::Inference);
+    const MEMORY: Need = Need::Scope(Scope::Memory);
+    const ADMIN: Need = Need::Scope(Scope::Admin);
+    use api::memory;
+    let record = get(memory::retrieve).patch(memory::update).delete(memory::delete);
+    let index = get(memory::index::retrieve).put(memory::index::replace).patch(memory::index::relocate);
     vec![
-        ("/health", get(api::status::health)),
-        ("/ready", get(api::status::ready)),
-        ("/openapi.json", get(openapi::document)),
-    ]
-}
-
-/// Routes that ask for a key where keys are configured.
-fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
-    vec![
-        ("/v1/completions", post(api::completions::create)),
-        ("/v1/chat/completions", post(api::chat::create)),
-        ("/v1/embeddings", post(api::embeddings::create)),
-        ("/v1/models", get(api::models::list)),
+        ("/health", Need::Nothing, get(api::status::health)),
+        ("/ready", Need::Nothing, get(api::status::ready)),
+        ("/openapi.json", Need::Nothing, get(openapi::document)),
+        ("/version", Need::Key, get(api::status::version)),
+        ("/v1/models", Need::Key, get(api::models::list)),
         // Ids of the hub have a slash in them.
-        ("/v1/models/{*id}", get(api::models::retrieve)),
-        ("/v1/memory/records", get(api::memory::list).post(api::memory::create)),
-        ("/v1/memory/records/{id}", get(api::memory::retrieve).patch(api::memory::update).delete(api::memory::delete)),
-        ("/v1/memory/search", post(api::memory::search)),
-        ("/v1/memory/forget", post(api::memory::forget)),
-        (
-            "/v1/memory/index",
-            get(api::memory::index::retrieve).put(api::memory::index::replace).patch(api::memory::index::relocate),
-        ),
-        ("/v1/memory/stats", get(api::memory::stats)),
-        ("/v1/memory/snapshots", post(api::memory::snapshot)),
-        ("/tokenize", post(api::tokenize::tokenize)),
-        ("/detokenize", post(api::tokenize::detokenize)),
-        ("/metrics", get(api::status::metrics)),
-        ("/version", get(api::status::version)),
+        ("/v1/models/{*id}", Need::Key, get(api::models::retrieve)),
+        ("/v1/completions", INFERENCE, post(api::completions::create)),
+        ("/v1/chat/completions", INFERENCE, post(api::chat::create)),
+        ("/v1/embeddings", INFERENCE, post(api::embeddings::create)),
+        ("/tokenize", INFERENCE, post(api::tokenize::tokenize)),
+        ("/detokenize", INFERENCE, post(api::tokenize::detokenize)),
+        ("/v1/memory/records", MEMORY, get(memory::list).post(memory::create)),
+        ("/v1/memory/records/{id}", MEMORY, record),
+        ("/v1/memory/search", MEMORY, post(memory::search)),
+        ("/v1/memory/forget", MEMORY, post(memory::forget)),
+        ("/v1/memory/index", MEMORY, index),
+        ("/v1/memory/stats", MEMORY, get(memory::stats)),
+        // All tenants' memory goes into one file.
+        ("/v1/memory/snapshots", ADMIN, post(memory::snapshot)),
+        ("/v1/admin/keys", ADMIN, get(api::admin::keys::list).post(api::admin::keys::create)),
+        ("/v1/admin/keys/{id}", ADMIN, delete(api::admin::keys::revoke)),
+        ("/v1/admin/keys/{id}/rotate", ADMIN, post(api::admin::keys::rotate)),
+        ("/metrics", Need::Scope(Scope::Metrics), get(api::status::metrics)),
     ]
 }
 
 /// Paths of all routes, as the router knows them.
 #[cfg(test)]
 pub(crate) fn paths() -> Vec<&'static str> {
-    open_routes().into_iter().chain(keyed_routes()).map(|(path, _)| path).collect()
+    routes().into_iter().map(|(path, ..)| path).collect()
 }
 
 /// The routes with their layers, for [`crate::serve`] and for tests that need no connection.
 pub fn router(state: AppState) -> Router {
-    let with = |routes: Vec<(&str, MethodRouter<AppState>)>| {
-        routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
-    };
-    let open = with(open_routes());
-    let keyed = with(keyed_routes()).route_layer(middleware::from_fn_with_state(state.clone(), authenticate));
-    let mut router = open
-        .merge(keyed)
+    let doors = Doors::new(state.clone(), routes().into_iter().map(|(path, need, _)| (path, need)));
+    let mut router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        // Around the fallbacks too: a stranger is told of no route that it is not there.
+        .layer(middleware::from_fn_with_state(doors, doors::ask))
         .layer(DefaultBodyLimit::max(state.settings().body_limit))
         .layer(CatchPanicLayer::custom(panicked));
     if let Some(cors) = cors(&state.settings().cors_origins) {
         router = router.layer(cors);
     }
     router.layer(middleware::from_fn_with_state(state.clone(), access::track)).with_state(state)
-}
-
-/// Lets a request pass that carries a key, and tells the handler whose it is.
-async fn authenticate(State(state): State<AppState>, mut request: Request, next: Next) -> Result<Response, ApiError> {
-    let tenant = state.0.keys.authenticate(request.headers())?;
-    tracing::Span::current().record("tenant", tenant.name.as_str());
-    request.extensions_mut().insert(tenant);
-    Ok(next.run(request).await)
 }
 
 async fn unknown_route(method: Method, uri: Uri) -> ApiError {
@@ -190,8 +190,15 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     }
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, X_REQUEST_ID])
-        .expose_headers([X_REQUEST_ID, header::RETRY_AFTER]);
+        .allow_headers(
+            [header::AUTHORIZATION, header::CONTENT_TYPE, X_REQUEST_ID]
+                .into_iter()
+                .chain(KEY_HEADERS)
+                .collect::<Vec<_>>(),
+        )
+        .expose_headers(
+            [X_REQUEST_ID, header::RETRY_AFTER].into_iter().chain(rate_headers::names()).collect::<Vec<_>>(),
+        );
     if origins.iter().any(|origin| origin == "*") {
         return Some(layer.allow_origin(AnyOrigin));
     }

@@ -15,6 +15,9 @@ use engram_models::chat_template::ChatTemplateError;
 use engram_models::embedding::EncoderError;
 use serde_json::{Value, json};
 
+use crate::auth::gate::Refusal;
+use crate::auth::{Denied, StoreError};
+
 /// What went wrong, as the `code` of the error object says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
@@ -38,7 +41,21 @@ pub enum ErrorCode {
     InvalidMessages,
     /// No key, or a wrong one.
     InvalidApiKey,
-    /// No such model here.
+    /// The key is not for this.
+    InsufficientScope,
+    /// The key sees one domain of the memory, and the request names another.
+    DomainNotAllowed,
+    /// No such API key.
+    KeyNotFound,
+    /// There is an API key of this name.
+    KeyExists,
+    /// The key has had its requests of this minute.
+    RateLimited,
+    /// The key has had its tokens of this minute.
+    TokensLimited,
+    /// The key runs as many requests as it may.
+    ConcurrencyLimited,
+    /// No such model here, or none that this key sees: the two are not told apart.
     ModelNotFound,
     /// The encoder is being loaded, or cannot be.
     ModelUnavailable,
@@ -76,7 +93,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for tests and documentation.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 34] = [
         Self::InvalidJson,
         Self::InvalidValue,
         Self::MissingParameter,
@@ -87,6 +104,13 @@ impl ErrorCode {
         Self::FimUnsupported,
         Self::InvalidMessages,
         Self::InvalidApiKey,
+        Self::InsufficientScope,
+        Self::DomainNotAllowed,
+        Self::KeyNotFound,
+        Self::KeyExists,
+        Self::RateLimited,
+        Self::TokensLimited,
+        Self::ConcurrencyLimited,
         Self::ModelNotFound,
         Self::ModelUnavailable,
         Self::RecordNotFound,
@@ -119,12 +143,16 @@ impl ErrorCode {
             | Self::FimUnsupported
             | Self::InvalidMessages => StatusCode::BAD_REQUEST,
             Self::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Self::ModelNotFound | Self::RecordNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::InsufficientScope | Self::DomainNotAllowed => StatusCode::FORBIDDEN,
+            Self::ModelNotFound | Self::RecordNotFound | Self::KeyNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::KeyExists => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::RateLimited | Self::TokensLimited | Self::ConcurrencyLimited => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Internal | Self::ModelFailure => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ShuttingDown
             | Self::EngineStopped
@@ -149,6 +177,13 @@ impl ErrorCode {
             Self::FimUnsupported => "fim_unsupported",
             Self::InvalidMessages => "invalid_messages",
             Self::InvalidApiKey => "invalid_api_key",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::DomainNotAllowed => "domain_not_allowed",
+            Self::KeyNotFound => "key_not_found",
+            Self::KeyExists => "key_exists",
+            Self::RateLimited => "rate_limited",
+            Self::TokensLimited => "tokens_limited",
+            Self::ConcurrencyLimited => "concurrency_limited",
             Self::ModelNotFound => "model_not_found",
             Self::ModelUnavailable => "model_unavailable",
             Self::RecordNotFound => "record_not_found",
@@ -173,10 +208,24 @@ impl ErrorCode {
     pub fn kind(self) -> &'static str {
         match self.status().as_u16() {
             401 => "authentication_error",
+            403 => "permission_error",
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",
         }
+    }
+
+    /// Whether it is the doors that refused, by what the key is or has used; metrics count these by code.
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::InvalidApiKey
+                | Self::InsufficientScope
+                | Self::DomainNotAllowed
+                | Self::RateLimited
+                | Self::TokensLimited
+                | Self::ConcurrencyLimited
+        )
     }
 }
 
@@ -210,11 +259,6 @@ impl ApiError {
     /// A failure that only the log may explain.
     pub fn internal(message: &str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(ErrorCode::Internal, message).with_source(source)
-    }
-
-    /// No key or a wrong one; which of the two is all that is said.
-    pub fn unauthorized(message: &str) -> Self {
-        Self::new(ErrorCode::InvalidApiKey, message)
     }
 
     /// Names the parameter at fault.
@@ -307,7 +351,42 @@ impl IntoResponse for ApiError {
         if self.code == ErrorCode::InvalidApiKey {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For the layers around the handlers, which see no more of the error than its response.
+        response.extensions_mut().insert(self.code);
         response
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::new(ErrorCode::InvalidApiKey, denied.to_string())
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let (code, wait) = match refusal {
+            Refusal::Requests { retry_in, .. } => (ErrorCode::RateLimited, retry_in),
+            Refusal::Tokens { retry_in, .. } => (ErrorCode::TokensLimited, retry_in),
+            // Nobody knows when a request ends; a second is what most take.
+            Refusal::Concurrency { .. } => (ErrorCode::ConcurrencyLimited, Duration::from_secs(1)),
+        };
+        Self::new(code, refusal.to_string()).with_retry_after(wait)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Unknown(_) => Self::new(ErrorCode::KeyNotFound, message),
+            StoreError::Taken(_) => Self::new(ErrorCode::KeyExists, message).with_param("name"),
+            StoreError::Bad(bad) => Self::invalid_value(bad.field, message),
+            // What these say names files: for the log only.
+            StoreError::Io { .. } | StoreError::Corrupt { .. } | StoreError::Newer { .. } => {
+                Self::internal("the file of API keys cannot be used, the server's log says why", error)
+            }
+        }
     }
 }
 
@@ -484,7 +563,7 @@ mod tests {
             ApiError::from(EngineError::Overloaded { waiting: 1, limit: 1, retry_after: Duration::from_millis(1500) });
         let response = busy.into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
-        let response = ApiError::unauthorized("no key").into_response();
+        let response = ApiError::from(Denied::NoKey).into_response();
         assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
     }
 

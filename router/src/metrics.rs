@@ -33,6 +33,7 @@ pub struct EngineReport {
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    refused: IntCounterVec,
     request_seconds: HistogramVec,
     engine: EngineMetrics,
     memory: MemoryMetrics,
@@ -171,6 +172,12 @@ impl Metrics {
             "HTTP requests; outcome: complete, stream_failed, client_left.",
             &["route", "method", "status", "outcome"],
         )?;
+        let refused = build.counter(
+            "engram_refused_requests_total",
+            "Requests refused for what their API key is or has used: invalid_api_key, insufficient_scope, \
+             domain_not_allowed, rate_limited, tokens_limited, concurrency_limited.",
+            &["reason"],
+        )?;
         let request_seconds = build.histogram(
             "engram_request_seconds",
             "From the head of a request to the end of its answer.",
@@ -182,7 +189,16 @@ impl Metrics {
         let engine = EngineMetrics::new(&registry)?;
         let memory = MemoryMetrics::new(&registry)?;
         engine.started.set(crate::openai::response::unix_now() as f64);
-        Ok(Self { requests, request_seconds, engine, memory, resident_bytes, scrape: Mutex::new(()), registry })
+        Ok(Self {
+            requests,
+            refused,
+            request_seconds,
+            engine,
+            memory,
+            resident_bytes,
+            scrape: Mutex::new(()),
+            registry,
+        })
     }
 
     /// Counts an HTTP request.
@@ -195,6 +211,11 @@ impl Metrics {
         let status = status.to_string();
         self.requests.with_label_values(&[route, method, status.as_str(), outcome]).inc();
         self.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a request that the doors refused, by the code of its error.
+    pub fn refused(&self, reason: &str) {
+        self.refused.with_label_values(&[reason]).inc();
     }
 
     /// What the memory counts.

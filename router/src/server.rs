@@ -34,6 +34,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     tokio::select! {
         () = accept_all(&listener, &app, &state, &connections, &permits) => {}
         () = drain(&state, shutdown) => {}
+        () = state.keys().follow() => {}
     }
     drop(listener);
     if tokio::time::timeout(FLUSH_TIME, connections.shutdown()).await.is_err() {

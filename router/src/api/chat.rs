@@ -33,10 +33,12 @@ pub async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let received = Instant::now();
+    let bytes = body.len();
     let (mut request, model, wish) = {
         let (state, tenant) = (state.clone(), tenant.clone());
         blocking(move || parse(&state, &tenant, &body)).await?
     };
+    facts.expect_tokens(bytes, request.max_tokens, request.options.n)?;
     let attached = match wish {
         Some(wish) => {
             let query = wish.recall.as_ref().and_then(|_| context::query_of_chat(&request.messages));
@@ -75,8 +77,8 @@ fn parse(
     body: &[u8],
 ) -> Result<(ChatRequest, Arc<ServedModel>, Option<MemoryWish>), ApiError> {
     let mut request = ChatRequest::from_slice(body)?;
-    let model = state.models().find(request.options.model.as_deref())?;
-    let wish = MemoryWish::resolve(request.memory.take(), &tenant.name, state.memory().settings())?;
+    let model = state.models().find_for(request.options.model.as_deref(), tenant)?;
+    let wish = MemoryWish::resolve(request.memory.take(), tenant, state.memory().settings())?;
     Ok((request, model, wish))
 }
 

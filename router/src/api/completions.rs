@@ -33,10 +33,12 @@ pub async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let received = Instant::now();
+    let bytes = body.len();
     let (request, model, wish) = {
         let (state, tenant) = (state.clone(), tenant.clone());
         blocking(move || parse(&state, &tenant, &body)).await?
     };
+    facts.expect_tokens(bytes, Some(request.max_tokens), request.prompts.len() * request.best_of)?;
     let attached = match wish {
         Some(wish) => Some(recall(&state, &model, &request, wish).await),
         None => None,
@@ -97,8 +99,8 @@ fn parse(
     body: &[u8],
 ) -> Result<(CompletionRequest, Arc<ServedModel>, Option<MemoryWish>), ApiError> {
     let mut request = CompletionRequest::from_slice(body)?;
-    let model = state.models().find(request.options.model.as_deref())?;
-    let wish = MemoryWish::resolve(request.memory.take(), &tenant.name, state.memory().settings())?;
+    let model = state.models().find_for(request.options.model.as_deref(), tenant)?;
+    let wish = MemoryWish::resolve(request.memory.take(), tenant, state.memory().settings())?;
     Ok((request, model, wish))
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{JsonBody, blocking};
 use crate::access::Facts;
 use crate::app::AppState;
+use crate::auth::Tenant;
 use crate::drain::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::embedding::{EmbeddingList, EmbeddingRequest, EncodingFormat, Input};
@@ -22,13 +23,15 @@ use crate::openai::embedding::{EmbeddingList, EmbeddingRequest, EncodingFormat, 
 /// Embeds inputs, together with whatever others ask for at the same time.
 pub async fn create(
     State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
     Extension(facts): Extension<Facts>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let deadline = state.deadline(Instant::now(), None);
+    facts.expect_tokens(body.len(), Some(0), 1)?;
     let Prepared { handle, sequences, shape } = {
         let state = state.clone();
-        blocking(move || prepare(&state, &body)).await?
+        blocking(move || prepare(&state, &tenant, &body)).await?
     };
     facts.add_tokens(shape.tokens, 0, 0);
     let (send, receive) = oneshot::channel();
@@ -73,9 +76,9 @@ struct Shape {
 }
 
 /// Parses the body, finds the encoder, makes its sequences and checks them: all that needs no pass.
-fn prepare(state: &AppState, body: &[u8]) -> Result<Prepared, ApiError> {
+fn prepare(state: &AppState, tenant: &Tenant, body: &[u8]) -> Result<Prepared, ApiError> {
     let request = EmbeddingRequest::from_slice(body)?;
-    let handle = state.models().encoder(request.model.as_deref())?;
+    let handle = state.models().encoder_for(request.model.as_deref(), tenant)?;
     let encoder = handle.encoder();
     if let Some(dim) = request.dimensions {
         encoder.shorten(&mut [], dim)?; // no vector needs to be made to say that it cannot be cut

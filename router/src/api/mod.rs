@@ -1,5 +1,6 @@
 //! The endpoints, one a file: read the request, ask the backend, write the answer.
 
+pub mod admin;
 pub mod chat;
 pub mod completions;
 pub mod embeddings;

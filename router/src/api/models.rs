@@ -1,27 +1,34 @@
 //! `GET /v1/models` and `/v1/models/{id}`.
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::app::AppState;
+use crate::auth::Tenant;
 use crate::backend::{EncoderFacts, ServedModel};
 use crate::error::ApiError;
 
-/// All models that are served.
-pub async fn list(State(state): State<AppState>) -> Json<Value> {
-    let generating = state.models().iter().map(describe);
-    let data: Vec<Value> = generating.chain(state.models().encoders().facts().iter().map(describe_encoder)).collect();
+/// All models that are served and that the key sees.
+pub async fn list(State(state): State<AppState>, Extension(tenant): Extension<Tenant>) -> Json<Value> {
+    let generating = state.models().iter().filter(|model| tenant.may_ask(model.names())).map(describe);
+    let encoder = state.models().encoders().facts().filter(|encoder| tenant.may_ask(encoder.names()));
+    let data: Vec<Value> = generating.chain(encoder.iter().map(describe_encoder)).collect();
     Json(json!({"object": "list", "data": data}))
 }
 
 /// One of them.
-pub async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub async fn retrieve(
+    State(state): State<AppState>,
+    Extension(tenant): Extension<Tenant>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let encoders = state.models().encoders();
-    if let Some(facts) = encoders.facts().filter(|_| encoders.has(&id)) {
-        return Ok(Json(describe_encoder(&facts)));
+    let encoder = encoders.facts().filter(|encoder| encoders.has(&id) && tenant.may_ask(encoder.names()));
+    if let Some(encoder) = encoder {
+        return Ok(Json(describe_encoder(&encoder)));
     }
-    state.models().find(Some(&id)).map(|model| Json(describe(&model)))
+    state.models().find_for(Some(&id), &tenant).map(|model| Json(describe(&model)))
 }
 
 /// OpenAI's four fields, then what a client of a local server wants to know.

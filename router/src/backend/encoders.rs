@@ -65,6 +65,13 @@ pub struct EncoderFacts {
     pub state: &'static str,
 }
 
+impl EncoderFacts {
+    /// Its id, then its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+}
+
 impl Encoders {
     /// The encoder `spec`, found and fetched as `options` say; nothing is read before [`Encoders::start`] or the first request.
     pub fn new(spec: &str, mut options: PullOptions) -> Self {

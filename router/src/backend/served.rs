@@ -10,6 +10,7 @@ use engram_models::tokenizer::{Specials, Tokenizer};
 use serde_json::{Map, Value};
 
 use super::Encoders;
+use crate::auth::Tenant;
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::completion::{Fim, Prompt};
 use crate::openai::fields::nearest;
@@ -73,10 +74,17 @@ impl Models {
         &self.encoders
     }
 
-    /// The encoder called `name`, ready to be asked. Errors: as [`Encoders::find`]; 400 for a model that generates.
-    pub fn encoder(&self, name: Option<&str>) -> Result<EncoderHandle, ApiError> {
+    /// The encoder called `name`, ready to be asked, if this key sees it. Errors: as [`Encoders::find`]; 400 for a
+    /// model that generates.
+    pub fn encoder_for(&self, name: Option<&str>, tenant: &Tenant) -> Result<EncoderHandle, ApiError> {
+        let hidden = self.encoders.facts().is_some_and(|encoder| !tenant.may_ask(encoder.names()));
+        if hidden && name.is_none_or(|name| self.encoders.has(name)) {
+            let shown: String = name.unwrap_or("").chars().take(128).collect();
+            let message = format!("no encoder `{shown}` here for this API key");
+            return Err(ApiError::new(ErrorCode::ModelNotFound, message).with_param("model"));
+        }
         if let Some(name) = name.filter(|name| !self.encoders.has(name))
-            && let Ok(model) = self.find(Some(name))
+            && let Ok(model) = self.find_for(Some(name), tenant)
         {
             let message = format!("`{}` generates text, it makes no vectors: name an encoder", model.id);
             return Err(ApiError::invalid_value("model", message));
@@ -96,36 +104,39 @@ impl Models {
 
     /// The model called `name`, in any case; without a name the only one there is.
     pub fn find(&self, name: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        self.find_for(name, &Tenant::anonymous())
+    }
+
+    /// The same of those that this key sees. One that it does not see is answered like one that is not there.
+    pub fn find_for(&self, name: Option<&str>, tenant: &Tenant) -> Result<Arc<ServedModel>, ApiError> {
+        let seen: Vec<&Arc<ServedModel>> =
+            self.generating.iter().filter(|model| tenant.may_ask(model.names())).collect();
+        let served = || {
+            let names: Vec<String> = seen.iter().map(|model| format!("`{}`", model.id)).collect();
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        };
         let Some(name) = name else {
-            return match self.generating.as_slice() {
+            return match seen.as_slice() {
                 [only] => Ok(Arc::clone(only)),
-                _ => Err(ApiError::new(
-                    ErrorCode::MissingParameter,
-                    format!("`model` is missing, served are: {}", self.names()),
-                )
-                .with_param("model")),
+                _ => {
+                    let message = format!("`model` is missing, served are: {}", served());
+                    Err(ApiError::new(ErrorCode::MissingParameter, message).with_param("model"))
+                }
             };
         };
-        let called = |model: &&Arc<ServedModel>| model.names().any(|known| known.eq_ignore_ascii_case(name));
-        if self.encoders.has(name) {
+        let called = |model: &&&Arc<ServedModel>| model.names().any(|known| known.eq_ignore_ascii_case(name));
+        let encoder = self.encoders.facts().filter(|encoder| tenant.may_ask(encoder.names()));
+        if encoder.is_some() && self.encoders.has(name) {
             let message = format!("`{name}` is an encoder, it generates no text: ask /v1/embeddings");
             return Err(ApiError::invalid_value("model", message));
         }
-        self.generating.iter().find(called).map(Arc::clone).ok_or_else(|| {
+        seen.iter().find(called).map(|model| Arc::clone(model)).ok_or_else(|| {
             let shown: String = name.chars().take(128).collect();
-            let known: Vec<&str> = self.iter().flat_map(ServedModel::names).collect();
+            let known: Vec<&str> = seen.iter().flat_map(|model| model.names()).collect();
             let near = nearest(&shown, &known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-            ApiError::new(
-                ErrorCode::ModelNotFound,
-                format!("no model `{shown}` here{near} Served are: {}", self.names()),
-            )
-            .with_param("model")
+            ApiError::new(ErrorCode::ModelNotFound, format!("no model `{shown}` here{near} Served are: {}", served()))
+                .with_param("model")
         })
-    }
-
-    fn names(&self) -> String {
-        let names: Vec<String> = self.iter().map(|model| format!("`{}`", model.id)).collect();
-        if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 }
 

@@ -9,6 +9,7 @@ mod chat;
 mod client;
 mod complete;
 mod config;
+mod keys;
 mod memory;
 mod models;
 mod output;
@@ -65,6 +66,8 @@ enum Command {
     Complete(complete::CompleteArgs),
     /// What projects said before: remember, search, forget
     Memory(memory::MemoryArgs),
+    /// API keys: make, list, rotate, revoke
+    Keys(keys::KeysArgs),
     /// Measure how fast this machine runs a model
     Bench(bench::BenchArgs),
     /// Show or check the configuration
@@ -102,6 +105,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(&config, args),
         Command::Complete(args) => complete::run(&config, args),
         Command::Memory(args) => memory::run(&config, args),
+        Command::Keys(args) => keys::run(&config, &args),
         Command::Bench(args) => bench::run(&config, &args),
         Command::Config(args) => config::run(&config, &args),
         Command::Completions { shell } => {

@@ -49,7 +49,7 @@ pub use show::{show_json, show_text};
 pub use size::{format_size, human_size, parse_size};
 pub use tls::TlsConfig;
 pub use trace::TraceConfig;
-pub use value::{Device, LogFormat, Raw, Value};
+pub use value::{Device, LogFormat, Raw, Value, parse_seconds};
 
 use engram_inference::KvType;
 use families::Tables;

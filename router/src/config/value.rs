@@ -262,7 +262,7 @@ fn seconds(raw: &Raw, min: f64, max: f64) -> Result<Value, String> {
 }
 
 /// `30`, `1.5`, `30s`, `500ms`, `2m`, `1h`, `7d`.
-fn parse_seconds(text: &str) -> Option<f64> {
+pub fn parse_seconds(text: &str) -> Option<f64> {
     let text = text.trim();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);

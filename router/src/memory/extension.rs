@@ -4,6 +4,8 @@ use engram_memory::{Kind, Scope};
 use serde_json::Value;
 
 use super::wire::{Where, read_kinds, read_scope};
+use crate::auth::doors::require;
+use crate::auth::{self, Tenant};
 use crate::config::{KeyDefaults, MemorySettings, RecallDefault, Remember};
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::Fields;
@@ -53,17 +55,25 @@ impl MemoryWish {
     /// What the body says over what its key's defaults say; `None`: nothing of the memory is wanted.
     ///
     /// # Errors
-    /// A member that does not read, or asks to remember in a session or project that it does not name.
+    /// A member that does not read, or asks to remember in a session or project that it does not name. One at all,
+    /// where the key is not for the memory; its defaults then want nothing.
     pub fn resolve(
         member: Option<MemoryMember>,
-        tenant: &str,
+        tenant: &Tenant,
         settings: &MemorySettings,
     ) -> Result<Option<Self>, ApiError> {
-        let defaults = settings.defaults_of(tenant);
+        if !tenant.scopes.allow(auth::Scope::Memory) {
+            require(member.is_none(), auth::Scope::Memory)?;
+            return Ok(None);
+        }
+        let defaults = settings.defaults_of(&tenant.name);
         if member.is_none() && defaults.recall == RecallDefault::Off && defaults.remember == Remember::Off {
             return Ok(None);
         }
-        let place = Where::new(tenant, defaults.domain.clone())?;
+        let place = Where::of(tenant, settings)?;
+        // A project belongs to its domain: it does not follow a key into another.
+        let elsewhere = KeyDefaults { project: None, ..defaults.clone() };
+        let defaults = if place.domain == defaults.domain { defaults } else { &elsewhere };
         let wish = match member {
             Some(MemoryMember(value)) => read(Fields::at("memory", value)?, &place, defaults, settings)?,
             None => {

@@ -15,7 +15,7 @@ fn settings(text: &str) -> MemorySettings {
 
 fn wish(memory: Value, settings: &MemorySettings) -> Result<Option<MemoryWish>, ApiError> {
     let mut fields = Fields::from_slice(json!({"memory": memory}).to_string().as_bytes())?;
-    MemoryWish::resolve(MemoryMember::read(&mut fields)?, "ada", settings)
+    MemoryWish::resolve(MemoryMember::read(&mut fields)?, &Tenant::named("ada"), settings)
 }
 
 #[test]
@@ -66,4 +66,24 @@ fn what_cannot_be_done_is_refused_by_name() {
         assert_eq!(error.param(), Some(param), "{memory}: {error}");
         assert!(error.to_string().contains(part), "{memory}: {error}");
     }
+}
+
+#[test]
+fn a_key_gets_of_the_memory_what_it_is_for() {
+    let mine = settings("keys = [\"ada recall=auto remember=session project=web\"]");
+    let wish = |memory: Value, tenant: &Tenant| {
+        let mut fields = Fields::from_slice(json!({"memory": memory}).to_string().as_bytes())?;
+        MemoryWish::resolve(MemoryMember::read(&mut fields)?, tenant, &mine)
+    };
+    let ada = Tenant::named("ada");
+    let blind = Tenant { scopes: ada.scopes.without(auth::Scope::Memory), ..ada.clone() };
+    assert_eq!(wish(json!(null), &blind).expect("nothing is wanted"), None, "the tenant's defaults open nothing");
+    let error = wish(json!({"recall": "off"}), &blind).expect_err("not for the memory");
+    assert_eq!(error.code(), ErrorCode::InsufficientScope);
+    let pinned = Tenant { domain: Some("web".into()), ..ada };
+    let found = wish(json!(null), &pinned).expect("good").expect("the tenant's defaults");
+    assert_eq!((found.scope.partition.domain.as_str(), found.scope.project), ("web", None));
+    assert!(wish(json!({"scope": {"domain": "web"}}), &pinned).is_ok());
+    let error = wish(json!({"scope": {"domain": "coding"}}), &pinned).expect_err("another domain");
+    assert_eq!((error.code(), error.param()), (ErrorCode::DomainNotAllowed, Some("memory.scope.domain")));
 }

@@ -13,6 +13,7 @@ mod ready;
 mod signals;
 mod threads;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use engram_models::pull::PullOptions;
 use engram_models::pull::progress;
 
 use crate::app::AppState;
-use crate::auth::{ApiKeys, Tenant};
+use crate::auth::{ApiKeys, KeyStore, Scope, Scopes, Tenant};
 use crate::backend::{Encoders, Models};
 use crate::config::{Config, Secret};
 use crate::limits::HttpSettings;
@@ -36,8 +37,8 @@ pub use threads::use_threads;
 
 /// Runs `engram serve` until a signal ends it.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let keys = api_keys(&config)?;
     let addresses = bind::addresses(&config.server.host, config.server.port)?;
+    let keys = all_keys(&config, &addresses)?;
     for address in &addresses {
         crate::auth::check_bind(address.ip(), &keys, config.server.insecure_no_auth)?;
     }
@@ -49,7 +50,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]) -> anyhow::Result<()> {
+async fn serve(config: Config, keys: ApiKeys, addresses: &[SocketAddr]) -> anyhow::Result<()> {
     let begun = Instant::now();
     let socket = bind::take(addresses)?;
     let metrics = Arc::new(Metrics::new()?);
@@ -63,7 +64,7 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
     encoders.start();
     let memory = memory::start(&config, encoders.clone(), Arc::clone(&metrics));
     let models = Models::new([loaded.served]).with_encoders(encoders);
-    let state = AppState::new(models, keys, http_settings(&config), metrics, memory.clone());
+    let state = AppState::new(models, keys.clone(), http_settings(&config), metrics, memory.clone());
     let listener = bind::listen(socket)?;
     let address = listener.local_addr()?;
     let stop = signals::stop()?;
@@ -73,6 +74,8 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
         source: &loaded.source,
         bytes: loaded.bytes,
         config: &config,
+        keys: keys.count(),
+        open: keys.is_open(),
         engine: &engine,
         machine: &Machine::detect(),
         device: &loaded.device,
@@ -90,6 +93,16 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[std::net::SocketAddr]
     let drained = engine.drain_async(Instant::now()).await?;
     tracing::info!(cut_off = drained.cut_off, "stopped");
     Ok(())
+}
+
+/// The configured keys and those of the store in the data directory.
+fn all_keys(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<ApiKeys> {
+    // Where anyone may ask, not anyone may administer: the first key made over the network would shut its owner out.
+    let strangers = match addresses.iter().all(|address| crate::auth::is_loopback(address.ip())) {
+        true => Scopes::ALL,
+        false => Scopes::ALL.without(Scope::Admin),
+    };
+    Ok(api_keys(config)?.with_store(KeyStore::in_dir(&config.server.data_dir), strangers)?)
 }
 
 /// The configured keys, checked.

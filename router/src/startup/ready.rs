@@ -6,6 +6,7 @@ use std::time::Duration;
 use engram_benches::machine::Machine;
 use engram_inference::EngineHandle;
 
+use crate::auth::is_loopback;
 use crate::config::{Config, MemoryBackend, human_size};
 
 /// Facts of a server that has just begun to listen.
@@ -15,6 +16,10 @@ pub struct Ready<'a> {
     pub source: &'a str,
     pub bytes: u64,
     pub config: &'a Config,
+    /// API keys that open.
+    pub keys: usize,
+    /// None is asked for.
+    pub open: bool,
     pub engine: &'a EngineHandle,
     pub machine: &'a Machine,
     pub device: &'a str,
@@ -71,9 +76,10 @@ impl Ready<'_> {
     }
 
     fn access(&self) -> String {
-        match self.config.server.api_keys.len() {
-            0 if self.address.ip().to_canonical().is_loopback() => "this machine only, no API key".into(),
-            0 => "EVERYONE who reaches the port, no API key (--insecure-no-auth)".into(),
+        match self.keys {
+            _ if self.open && is_loopback(self.address.ip()) => "this machine only, no API key".into(),
+            _ if self.open => "EVERYONE who reaches the port, no API key (--insecure-no-auth)".into(),
+            0 => "no API key opens now: make one with `engram keys create NAME`".into(),
             1 => "1 API key".into(),
             keys => format!("{keys} API keys"),
         }
@@ -81,11 +87,7 @@ impl Ready<'_> {
 
     /// A command that can be pasted into a shell as it is.
     fn curl(&self, url: &str) -> String {
-        let key = if self.config.server.api_keys.is_empty() {
-            ""
-        } else {
-            "  -H \"Authorization: Bearer $ENGRAM_API_KEY\" \\\n"
-        };
+        let key = if self.open { "" } else { "  -H \"Authorization: Bearer $ENGRAM_API_KEY\" \\\n" };
         let body = serde_json::json!({
             "model": self.model,
             "stream": true,

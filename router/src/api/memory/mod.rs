@@ -26,8 +26,7 @@ use crate::openai::fields::nearest;
 
 /// Where a request of this tenant looks unless it says otherwise.
 fn place(state: &AppState, tenant: &Tenant) -> Result<Where, ApiError> {
-    let domain = state.memory().settings().defaults_of(&tenant.name).domain.clone();
-    Where::new(&tenant.name, domain)
+    Where::of(tenant, state.memory().settings())
 }
 
 fn record_id(field: &str, text: &str) -> Result<RecordId, ApiError> {

@@ -25,7 +25,7 @@ pub async fn search(
         _ => blocking(move || read_search(&body, &place)).await?,
     };
     let counter = match request.query.budget_tokens {
-        Some(_) => Some(state.models().find(request.model.as_deref())?),
+        Some(_) => Some(state.models().find_for(request.model.as_deref(), &tenant)?),
         None => None,
     };
     let operation = Operation::on("search", request.query.kinds.iter().copied());

@@ -15,7 +15,7 @@ mod search;
 mod show;
 mod sink;
 mod stats;
-mod table;
+pub(super) mod table;
 mod target;
 
 use clap::{Args, Subcommand};

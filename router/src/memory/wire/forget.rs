@@ -39,6 +39,10 @@ pub fn read_forget(body: &[u8], place: &Where) -> Result<Forget, ApiError> {
             "tenant",
             "`tenant` is everything: give it without `kinds`, `filter` or a scope",
         )),
+        (None, true) if place.pinned => {
+            let message = format!("`tenant` is every domain, and this API key sees `{}` alone", place.domain);
+            Err(ApiError::new(ErrorCode::DomainNotAllowed, message).with_param("tenant"))
+        }
         (None, true) if !confirm => unconfirmed("everything of this key, in every domain"),
         (None, true) => Ok(Forget::Tenant(place.tenant.clone())),
         (None, false) if !narrowed && !confirm => {

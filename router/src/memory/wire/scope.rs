@@ -3,7 +3,9 @@
 use engram_memory::{Kind, MemoryError, Name, Partition, Scope};
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::auth::Tenant;
+use crate::config::MemorySettings;
+use crate::error::{ApiError, ErrorCode};
 use crate::openai::Fields;
 use crate::openai::fields::wrong_type;
 
@@ -14,18 +16,40 @@ pub struct Where {
     pub tenant: Name,
     /// The domain of requests that name none.
     pub domain: Name,
+    /// Whether it is the only one that the key sees.
+    pub pinned: bool,
 }
 
 impl Where {
     /// The place for `tenant`, whose name comes from its key.
     pub fn new(tenant: &str, domain: Name) -> Result<Self, ApiError> {
-        Ok(Self { tenant: Name::new("tenant", tenant)?, domain })
+        Ok(Self { tenant: Name::new("tenant", tenant)?, domain, pinned: false })
+    }
+
+    /// Where requests of this key look unless they say otherwise, and whether they may.
+    pub fn of(tenant: &Tenant, settings: &MemorySettings) -> Result<Self, ApiError> {
+        match &tenant.domain {
+            Some(domain) => {
+                Ok(Self { pinned: true, ..Self::new(&tenant.name, Name::new("domain", domain.as_str())?)? })
+            }
+            None => Self::new(&tenant.name, settings.defaults_of(&tenant.name).domain.clone()),
+        }
+    }
+
+    /// What a request that names this domain may see of it.
+    fn domain(&self, path: &str, domain: &str) -> Result<Name, ApiError> {
+        let domain = read_domain(path, domain)?;
+        if self.pinned && domain != self.domain {
+            let message = format!("this API key sees the domain `{}` alone", self.domain);
+            return Err(ApiError::new(ErrorCode::DomainNotAllowed, message).with_param(path));
+        }
+        Ok(domain)
     }
 
     /// The partition of a request that names `domain`, or none.
     pub fn partition(&self, domain: Option<&str>) -> Result<Partition, ApiError> {
         let domain = match domain {
-            Some(domain) => read_domain("domain", domain)?,
+            Some(domain) => self.domain("domain", domain)?,
             None => self.domain.clone(),
         };
         Ok(Partition { tenant: self.tenant.clone(), domain })
@@ -47,7 +71,7 @@ pub fn read_scope(fields: &mut Fields, place: &Where) -> Result<(Scope, bool), A
     let session = inner.string("session")?;
     let named = domain.is_some();
     if let Some(domain) = domain {
-        scope.partition.domain = read_domain(&inner.path("domain"), &domain)?;
+        scope.partition.domain = place.domain(&inner.path("domain"), &domain)?;
     }
     scope.project = project.map(|name| read_name(&inner, "project", &name)).transpose()?;
     scope.session = session.map(|name| read_name(&inner, "session", &name)).transpose()?;

@@ -1,0 +1,3 @@
+//! `/v1/admin`: what looks after the server itself, for keys with the scope `admin`.
+
+pub mod keys;
