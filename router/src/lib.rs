@@ -28,7 +28,7 @@ pub mod tls;
 pub mod trace;
 
 pub use app::AppState;
-pub use server::serve;
+pub use server::{Door, serve, serve_doors};
 
 #[cfg(test)]
 mod api_tests;

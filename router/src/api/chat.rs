@@ -39,6 +39,7 @@ pub async fn create(
         blocking(move || parse(&state, &tenant, &body)).await?
     };
     facts.expect_tokens(bytes, request.max_tokens, request.options.n)?;
+    facts.served_locally(&model.id, &model.id);
     let attached = match wish {
         Some(wish) => {
             let query = wish.recall.as_ref().and_then(|_| context::query_of_chat(&request.messages));

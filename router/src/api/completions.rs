@@ -39,6 +39,7 @@ pub async fn create(
         blocking(move || parse(&state, &tenant, &body)).await?
     };
     facts.expect_tokens(bytes, Some(request.max_tokens), request.prompts.len() * request.best_of)?;
+    facts.served_locally(&model.id, &model.id);
     let attached = match wish {
         Some(wish) => Some(recall(&state, &model, &request, wish).await),
         None => None,
