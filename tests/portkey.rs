@@ -119,7 +119,7 @@ async fn engram_answers_through_the_gateway() {
     let remote = gateway.remote(Some(&engram.url("/v1")), |_| {});
     remote.probe().await.expect("a gateway that lives");
     let models = remote.models().await.expect("the models behind it");
-    assert!(models.iter().any(|model| model == QWEN), "{models:?}");
+    assert!(models.iter().any(|model| model.id == QWEN), "{models:?}");
 
     // Chat, whole and streamed: the same text, and whose answer it was.
     let whole = remote.whole(chat(json!({}))).await.expect("a chat");

@@ -19,12 +19,14 @@ use crate::app::AppState;
 use crate::auth::gate::Pass;
 use crate::auth::keys::Life;
 use crate::auth::store::unix_now;
+use crate::config::LOCAL;
 use crate::drain::InFlight;
 use crate::error::{ApiError, ErrorCode};
 use crate::money::Usd;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::routing::Report;
+use crate::routing::{CacheStatus, Report};
 use crate::sse;
+use crate::trace::{RequestEnd, TraceSpan};
 
 /// Bytes of a request that are taken for a token before they are counted.
 const BYTES_A_TOKEN: usize = 4;
@@ -47,17 +49,24 @@ struct FactsInner {
     life: OnceLock<Arc<Life>>,
     /// Tokens of the prompt, as they were estimated.
     expected_prompt: AtomicU64,
-    routed: Mutex<Routed>,
+    served: Mutex<Served>,
 }
 
-/// Who served a request, and what that cost.
-#[derive(Debug, Default, Clone)]
-struct Routed {
-    backend: String,
-    model: String,
-    attempts: usize,
-    cache: &'static str,
-    cost: Usd,
+/// Who answered, after what.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Served {
+    /// What the request asked for: a model or a route.
+    pub asked: Option<String>,
+    /// The backend that answered.
+    pub backend: Option<String>,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// Calls that were made of backends.
+    pub attempts: u64,
+    /// What they cost.
+    pub cost: Usd,
+    /// What the response cache had: `hit`, `miss`.
+    pub cache: Option<&'static str>,
 }
 
 impl Facts {
@@ -70,26 +79,41 @@ impl Facts {
 
     /// An answer, or a part of one, was served as the report says, at this cost.
     pub fn routed(&self, report: &Report, cost: Usd) {
-        let mut routed = self.lock();
-        routed.backend = report.backend.clone();
-        routed.model = report.model.clone();
-        routed.attempts = report.attempts();
-        routed.cache = report.cache.as_str();
-        routed.cost = routed.cost + cost;
+        let mut served = self.served();
+        served.backend = Some(report.backend.clone());
+        served.model = Some(report.model.clone());
+        served.attempts = report.attempts() as u64;
+        served.cache = (report.cache != CacheStatus::Off).then(|| report.cache.as_str());
+        served.cost = served.cost + cost;
     }
 
     /// What the request has cost so far.
     pub fn cost(&self) -> Usd {
-        self.lock().cost
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Routed> {
-        self.0.routed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.served().cost
     }
 
     /// The stream ended with an error event: its status says 200 nonetheless.
     pub fn fail_in_stream(&self) {
         self.0.failed_in_stream.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes who answers, or what is known of it by now.
+    pub fn note(&self, change: impl FnOnce(&mut Served)) {
+        change(&mut self.served());
+    }
+
+    /// The engine in this process answers, as this model.
+    pub fn served_locally(&self, asked: &str, model: &str) {
+        self.note(|served| {
+            served.asked = Some(asked.to_owned());
+            served.backend = Some(LOCAL.to_owned());
+            served.model = Some(model.to_owned());
+            served.attempts += 1;
+        });
+    }
+
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.0.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the tokens that a request is likely to need from what its key may use a minute; what it did need is
@@ -119,19 +143,25 @@ impl Facts {
         let _ = self.0.life.set(life);
     }
 
-    fn pass(&self) -> std::sync::MutexGuard<'_, Option<Pass>> {
+    fn pass(&self) -> MutexGuard<'_, Option<Pass>> {
         self.0.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The route of what has none.
+const UNMATCHED: &str = "unmatched";
 
 /// The outermost layer.
 pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::from_headers(request.headers());
     let facts = Facts::default();
     let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let trace = state.tracer().request(method.as_str(), route.as_deref().unwrap_or(UNMATCHED), request.headers());
     let span = tracing::info_span!(
         "request",
         id = id.as_str(),
+        trace = trace.context().trace(),
         method = %method,
         path = request.uri().path(),
         tenant = tracing::field::Empty,
@@ -139,17 +169,20 @@ pub async fn track(State(state): State<AppState>, mut request: Request, next: Ne
         model = tracing::field::Empty,
     );
     // Probes and scrapes neither hold up a drain nor fill the log.
-    let work = matches!(method, Method::POST | Method::PATCH | Method::DELETE);
+    let work = matches!(method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
     let in_flight = work.then(|| state.drain().enter());
     request.extensions_mut().insert(facts.clone());
     request.extensions_mut().insert(id.clone());
+    // What calls made for it go out with.
+    request.extensions_mut().insert(trace.context().clone());
     let mut ending = Ending {
         state,
         span: span.clone(),
         facts,
         started: Instant::now(),
         method,
-        route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
+        route,
+        trace: Some(trace),
         status: None,
         code: None,
         events: None,
@@ -177,6 +210,7 @@ struct Ending {
     started: Instant,
     method: Method,
     route: Option<String>,
+    trace: Option<TraceSpan>,
     /// `None` until the head of the answer is known.
     status: Option<StatusCode>,
     /// What the answer says went wrong.
@@ -217,7 +251,7 @@ impl Drop for Ending {
         };
         // 499 is what nginx writes for a client that left before the head of the answer.
         let status = self.status.map_or(499, |status| status.as_u16());
-        let route = self.route.as_deref().unwrap_or("unmatched");
+        let route = self.route.as_deref().unwrap_or(UNMATCHED);
         self.state.metrics().request_ended(route, self.method.as_str(), status, outcome, elapsed);
         if let Some(code) = self.code.filter(|code| code.is_refusal()) {
             self.state.metrics().refused(code.as_str());
@@ -231,9 +265,11 @@ impl Drop for Ending {
         let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
         let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
+        let served = self.facts.served().clone();
+        let (backend, cache) = (served.backend.as_deref(), served.cache);
+        let cost_usd = (served.cost != Usd::ZERO).then(|| served.cost.as_dollars());
+        let attempts = Some(served.attempts).filter(|attempts| *attempts > 0);
         if self.in_flight.is_some() {
-            let Routed { backend, model, attempts, cache, cost } = self.facts.lock().clone();
-            let cost_usd = cost.as_dollars();
             tracing::info!(
                 status,
                 outcome,
@@ -242,14 +278,30 @@ impl Drop for Ending {
                 cached_tokens,
                 completion_tokens,
                 backend,
-                served_model = model,
                 attempts,
-                cache,
                 cost_usd,
+                cache,
                 "answered"
             );
         } else {
             tracing::debug!(status, outcome, milliseconds, "answered");
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.end_request(&RequestEnd {
+                route,
+                method: self.method.as_str(),
+                status,
+                outcome,
+                model: served.asked.as_deref(),
+                answered_by: served.model.as_deref(),
+                backend,
+                prompt_tokens,
+                cached_tokens,
+                completion_tokens,
+                attempts: served.attempts,
+                cost_usd,
+                cache,
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What every handler can reach, the routes, and the layers around them.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -23,12 +23,14 @@ use crate::backend::Models;
 use crate::context::Orders;
 use crate::drain::Drain;
 use crate::error::{ApiError, ErrorCode};
+use crate::flags::Flags;
 use crate::limits::HttpSettings;
 use crate::memory::MemoryService;
 use crate::metrics::Metrics;
 use crate::openapi;
 use crate::request_id::X_REQUEST_ID;
 use crate::routing::Routing;
+use crate::trace::Tracer;
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +45,31 @@ struct Inner {
     memory: MemoryService,
     orders: Orders,
     routing: Routing,
+    flags: Flags,
+    tracer: OnceLock<Tracer>,
+}
+
+/// Which routes a listener answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// All.
+    Both,
+    /// The API without `/metrics` and `/v1/admin`.
+    Api,
+    /// `/metrics`, `/v1/admin`, and what tells how the server is.
+    Admin,
+}
+
+impl Side {
+    fn has(self, path: &str) -> bool {
+        let admin = path == "/metrics" || path.starts_with("/v1/admin/");
+        let status = matches!(path, "/health" | "/ready" | "/version" | "/openapi.json");
+        match self {
+            Self::Both => true,
+            Self::Api => !admin,
+            Self::Admin => admin || status,
+        }
+    }
 }
 
 impl AppState {
@@ -56,8 +83,9 @@ impl AppState {
         memory: MemoryService,
         routing: Routing,
     ) -> Self {
-        let (drain, orders) = (Drain::default(), Orders::default());
-        Self(Arc::new(Inner { models, keys, settings, metrics, drain, memory, orders, routing }))
+        let (drain, orders, flags) = (Drain::default(), Orders::default(), Flags::default());
+        let tracer = OnceLock::new();
+        Self(Arc::new(Inner { models, keys, settings, metrics, drain, memory, orders, routing, flags, tracer }))
     }
 
     /// The models that are served.
@@ -98,6 +126,21 @@ impl AppState {
     /// Who else can answer.
     pub fn routing(&self) -> &Routing {
         &self.0.routing
+    }
+
+    /// What is switched on for whom; nothing until they are configured.
+    pub fn flags(&self) -> &Flags {
+        &self.0.flags
+    }
+
+    /// Spans of requests go where this sends them, from now on; a second call changes nothing.
+    pub fn trace_by(&self, tracer: Tracer) {
+        let _ = self.0.tracer.set(tracer);
+    }
+
+    /// Where spans begin; without [`trace_by`](Self::trace_by) they go nowhere.
+    pub fn tracer(&self) -> Tracer {
+        self.0.tracer.get().cloned().unwrap_or_default()
     }
 
     /// When a request received at `received` must be done: by its own timeout or the configured one,
@@ -143,11 +186,14 @@ fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
         ("/v1/admin/keys/{id}/rotate", ADMIN, post(api::admin::keys::rotate)),
         ("/v1/admin/backends", ADMIN, get(api::admin::backends::list)),
         ("/v1/admin/backends/{name}/reset", ADMIN, post(api::admin::backends::reset)),
+        ("/v1/admin/flags", ADMIN, get(api::admin::flags::list)),
+        ("/v1/admin/flags/{name}", ADMIN, get(api::admin::flags::retrieve).put(api::admin::flags::change)),
         ("/metrics", Need::Scope(Scope::Metrics), get(api::status::metrics)),
     ]
 }
 
 /// What every route asks for, by its path as the router knows it.
+#[cfg(test)]
 pub(crate) fn needs() -> impl Iterator<Item = (&'static str, Need)> {
     routes().into_iter().map(|(path, need, _)| (path, need))
 }
@@ -160,9 +206,15 @@ pub(crate) fn paths() -> Vec<&'static str> {
 
 /// The routes with their layers, for [`crate::serve`] and for tests that need no connection.
 pub fn router(state: AppState) -> Router {
-    let doors = Doors::new(state.clone(), needs());
+    side(state, Side::Both)
+}
+
+/// The routes of one side. Those of the other are not there at all: no key opens them here.
+pub fn side(state: AppState, side: Side) -> Router {
+    let doors = Doors::new(state.clone(), routes().into_iter().map(|(path, need, _)| (path, need)));
     let mut router = routes()
         .into_iter()
+        .filter(|(path, ..)| side.has(path))
         .fold(Router::new(), |router, (path, _, methods)| router.route(path, methods))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
@@ -204,7 +256,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         return None;
     }
     let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(
             [header::AUTHORIZATION, header::CONTENT_TYPE, X_REQUEST_ID]
                 .into_iter()

@@ -14,6 +14,7 @@ pub mod config;
 pub mod context;
 pub mod drain;
 pub mod error;
+pub mod flags;
 pub mod health;
 pub mod limits;
 pub mod logging;
@@ -23,6 +24,7 @@ pub mod money;
 pub mod openai;
 pub mod openapi;
 pub mod prices;
+pub mod reload;
 pub mod remote;
 pub mod request_id;
 pub mod retry;
@@ -31,10 +33,12 @@ mod server;
 pub mod spend;
 pub mod sse;
 pub mod startup;
+pub mod tls;
+pub mod trace;
 mod window;
 
 pub use app::AppState;
-pub use server::serve;
+pub use server::{Door, serve, serve_doors};
 
 #[cfg(test)]
 mod api_tests;

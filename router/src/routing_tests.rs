@@ -129,7 +129,10 @@ async fn a_hosted_model_answers_whole_and_as_a_stream() {
     assert_eq!((status, &value["choices"][0]["message"]["content"]), (StatusCode::OK, &json!("hosted")), "{value}");
     // 1000 tokens at 2 dollars a million and 500 at 10.
     assert_eq!(value["engram"]["cost_usd"], json!(0.007));
-    assert_eq!((headers["x-engram-backend"].as_bytes(), headers["x-engram-model"].as_bytes()), (&b"host"[..], &b"big"[..]));
+    assert_eq!(
+        (headers["x-engram-backend"].as_bytes(), headers["x-engram-model"].as_bytes()),
+        (&b"host"[..], &b"big"[..])
+    );
     assert_eq!(headers["x-engram-cost-usd"], "0.007000000");
 
     let quiet = events(&state, CHAT, chat(json!({"model": "big"}))).await;

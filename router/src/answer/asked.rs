@@ -198,7 +198,10 @@ mod tests {
             "temperature": 0, "n": 2, "max_tokens": 7,
         }))
         .expect("good");
-        assert_eq!(asked.body.keys().collect::<Vec<_>>(), ["model", "messages", "stream", "temperature", "n", "max_tokens"]);
+        assert_eq!(
+            asked.body.keys().collect::<Vec<_>>(),
+            ["model", "messages", "stream", "temperature", "n", "max_tokens"]
+        );
         assert_eq!((asked.choices, asked.output_tokens), (2, 7));
         assert!(asked.memory.is_some() && asked.stream && !asked.include_usage);
         let body = asked.body_for("other");

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value, json};
 
-use super::serve::Way;
 use super::Endpoint;
+use super::serve::Way;
 use crate::backend::{Asker, LocalChat, LocalCompletion, ServedModel};
 use crate::context;
 use crate::error::{ApiError, ErrorCode};
@@ -53,7 +53,9 @@ impl Begun {
             Self::Remote(answer) => match answer.began {
                 Began::Whole(whole) => Ok(whole.body),
                 // A whole answer is asked for as a whole.
-                Began::Stream(_) => Err(ApiError::internal("a stream came where a whole answer was asked for", "stream")),
+                Began::Stream(_) => {
+                    Err(ApiError::internal("a stream came where a whole answer was asked for", "stream"))
+                }
             },
         }
     }
@@ -98,11 +100,8 @@ impl Way {
         model: &Arc<ServedModel>,
     ) -> Result<Begun, Refusal> {
         let begun = Instant::now();
-        let asker = Asker {
-            tenant: self.caller.tenant.clone(),
-            deadline: self.deadline,
-            facts: self.caller.facts.clone(),
-        };
+        let asker =
+            Asker { tenant: self.caller.tenant.clone(), deadline: self.deadline, facts: self.caller.facts.clone() };
         let result = match self.asked.endpoint {
             Endpoint::Completions => match CompletionRequest::from_map(self.asked.body.clone()) {
                 Ok(request) => LocalCompletion::begin(&self.state, model, &asker, request, &mut self.attached)
@@ -144,7 +143,9 @@ impl Way {
     ) -> Result<Begun, Refusal> {
         let hops = hops(&self.caller.headers);
         if hops >= MAX_HOPS {
-            let message = format!("the request came through {hops} servers already: peers that are each other's peers pass it round");
+            let message = format!(
+                "the request came through {hops} servers already: peers that are each other's peers pass it round"
+            );
             return Err(Refusal::Fatal(ApiError::new(ErrorCode::NoBackend, message)));
         }
         let call = RemoteCall {

@@ -23,7 +23,12 @@ impl Way {
     }
 
     /// Has the first candidate that can do it go on from `text`, about `tokens` tokens long.
-    pub(super) async fn continue_from(&mut self, text: &str, tokens: usize, report: &mut Report) -> Option<(Begun, Bill)> {
+    pub(super) async fn continue_from(
+        &mut self,
+        text: &str,
+        tokens: usize,
+        report: &mut Report,
+    ) -> Option<(Begun, Bill)> {
         if text.is_empty() || self.state.drain().phase() == Phase::Stopping {
             return None;
         }

@@ -80,7 +80,8 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
 impl Way {
     fn new(state: AppState, caller: Caller, asked: Asked, received: Instant) -> Result<Self, ApiError> {
         // The older `timeout`, in seconds, is OpenAI clients' habit; the shorter of both holds.
-        let timeout = asked.body.get("timeout").and_then(serde_json::Value::as_f64).filter(|s| *s > 0.0 && *s <= 86_400.0);
+        let timeout =
+            asked.body.get("timeout").and_then(serde_json::Value::as_f64).filter(|s| *s > 0.0 && *s <= 86_400.0);
         let timeout = timeout.map(std::time::Duration::from_secs_f64);
         let wanted = timeout.into_iter().chain(asked.wish.deadline).min();
         let deadline = state.deadline(received, wanted);

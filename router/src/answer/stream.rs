@@ -24,10 +24,8 @@ use crate::sse;
 pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Report) -> Response {
     report.upstream = begun.upstream().cloned();
     let (headers, keep_alive) = (report.headers(None), way.state.settings().keep_alive);
-    let exchange = way
-        .attached
-        .take()
-        .map(|attached| Exchange::new(attached, way.question.take(), &report.model, &way.caller.id));
+    let exchange =
+        way.attached.take().map(|attached| Exchange::new(attached, way.question.take(), &report.model, &way.caller.id));
     let first = Extras {
         memory: exchange.as_ref().map(Exchange::member),
         engram: way.state.routing().is_in_use().then(|| report.member()),
@@ -192,11 +190,7 @@ impl Out {
 
     /// What has come so far, where nobody has said how many tokens it is.
     fn estimated(&self) -> TokenCount {
-        TokenCount {
-            prompt: self.way.asked.prompt_tokens as u64,
-            cached: 0,
-            completion: self.pieces as u64,
-        }
+        TokenCount { prompt: self.way.asked.prompt_tokens as u64, cached: 0, completion: self.pieces as u64 }
     }
 
     /// The stream broke: another backend goes on where that is allowed and one can; else the client hears of it.
@@ -205,7 +199,11 @@ impl Out {
         self.settle(estimated, true);
         // The broken stream and its place go before the next is asked.
         self.chunks = futures::stream::empty().boxed();
-        let next = if self.keeps_text { self.way.continue_from(&self.text, self.pieces, &mut self.report).await } else { None };
+        let next = if self.keeps_text {
+            self.way.continue_from(&self.text, self.pieces, &mut self.report).await
+        } else {
+            None
+        };
         let Some((begun, bill)) = next else {
             return self.fail(&error);
         };
@@ -213,7 +211,8 @@ impl Out {
         let mut seam = json!({"after_characters": self.text.chars().count(), "reason": error.message()});
         seam["from"] = self.parts.last().map(describe).unwrap_or_default();
         seam["to"] = json!({"backend": self.report.backend, "model": self.report.model});
-        let object = if self.way.asked.endpoint == super::Endpoint::Chat { "chat.completion.chunk" } else { "text_completion" };
+        let object =
+            if self.way.asked.endpoint == super::Endpoint::Chat { "chat.completion.chunk" } else { "text_completion" };
         self.ready.push_back(sse::event(&json!({
             "id": self.id, "object": object, "created": crate::openai::response::unix_now(),
             "model": self.report.model, "choices": [], "engram": {"seam": seam},

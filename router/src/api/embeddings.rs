@@ -34,6 +34,7 @@ pub async fn create(
         blocking(move || prepare(&state, &tenant, &body)).await?
     };
     facts.add_tokens(shape.tokens, 0, 0);
+    facts.served_locally(handle.encoder().name(), handle.encoder().name());
     let (send, receive) = oneshot::channel();
     // Lives as long as this request does: where the client has gone, its sequences are not encoded any more.
     let wanted = Arc::new(());

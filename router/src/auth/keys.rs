@@ -135,7 +135,7 @@ pub struct ApiKeys(Arc<Inner>);
 
 struct Inner {
     set: ArcSwap<KeySet>,
-    configured: Vec<(Digest, Arc<Credential>)>,
+    configured: ArcSwap<Vec<(Digest, Arc<Credential>)>>,
     store: Option<KeyStore>,
     /// What the store looked like when it was last read. The lock also keeps two readings apart: the older one
     /// must not replace the newer one's keys.
@@ -185,7 +185,7 @@ impl ApiKeys {
     /// # Errors
     /// A store that cannot be read: better no server than one with half its keys.
     pub fn with_store(self, store: KeyStore, anonymous: Scopes) -> Result<Self, StoreError> {
-        let keys = Self::with(self.0.configured.clone(), Some(store), anonymous);
+        let keys = Self::with(self.0.configured.load().to_vec(), Some(store), anonymous);
         keys.reload()?;
         Ok(keys)
     }
@@ -199,7 +199,7 @@ impl ApiKeys {
         Self(Arc::new(Inner {
             set: ArcSwap::from_pointee(set),
             guarded: AtomicBool::new(!configured.is_empty()),
-            configured,
+            configured: ArcSwap::from_pointee(configured),
             store,
             seen: Mutex::new(None),
             anonymous: Arc::new(Credential::unlimited(anonymous)),
@@ -208,7 +208,7 @@ impl ApiKeys {
 
     /// The tenant of the first configured key.
     pub fn first(&self) -> Option<Tenant> {
-        self.0.configured.first().map(|(_, credential)| credential.tenant.clone())
+        self.0.configured.load().first().map(|(_, credential)| credential.tenant.clone())
     }
 
     /// Whether no key is asked for, because there never was one.
@@ -291,6 +291,40 @@ impl ApiKeys {
         Ok(true)
     }
 
+    /// Opens by the configured keys of `other` instead of the ones so far; those of the store stay. A key that is
+    /// in both keeps what runs by it, one that is in neither ends it.
+    pub fn configure(&self, other: &Self) {
+        // Held throughout: a reading of the store in between would bring back what is gone here.
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, former) = (self.0.set.load_full(), self.0.configured.load_full());
+        let known = |digest: &Digest| former.iter().find(|(known, _)| known == digest).map(|(_, known)| known);
+        let other = other.0.configured.load();
+        let configured: Vec<(Digest, Arc<Credential>)> = other
+            .iter()
+            .map(|(digest, new)| match known(digest).filter(|known| known.tenant == new.tenant) {
+                Some(known) => (*digest, Arc::clone(known)),
+                None => (*digest, Arc::clone(new)),
+            })
+            .collect();
+        let mut set = KeySet::default();
+        for (digest, credential) in &configured {
+            set.insert(*digest, Arc::clone(credential));
+        }
+        let of_store = before.iter().filter(|(digest, _)| known(digest).is_none() && set.find(digest).is_none());
+        let of_store: Vec<_> = of_store.cloned().collect();
+        for (digest, credential) in of_store {
+            set.insert(digest, credential);
+        }
+        for (_, credential) in former.iter().filter(|(digest, _)| set.find(digest).is_none()) {
+            credential.life.revoked.store(true, Ordering::Relaxed);
+        }
+        self.0.guarded.fetch_or(!configured.is_empty(), Ordering::AcqRel);
+        self.0.configured.store(Arc::new(configured));
+        self.0.set.store(Arc::new(set));
+        // A key that was configured may be in the store too, where it was passed over: it is read again.
+        *seen = None;
+    }
+
     /// Takes over every change of the store, within [`FOLLOW`]. Never ends.
     pub async fn follow(&self) {
         let mut told = String::new();
@@ -324,7 +358,7 @@ impl ApiKeys {
             gates.entry(credential.tenant.key_id.clone()).or_insert_with(|| Arc::clone(&credential.gate));
         }
         let mut set = KeySet::default();
-        for (digest, credential) in &self.0.configured {
+        for (digest, credential) in self.0.configured.load().iter() {
             set.insert(*digest, Arc::clone(credential));
         }
         for record in records {

@@ -17,7 +17,7 @@ Examples:
 
 What a flag does not say comes from the environment (ENGRAM_SERVER_PORT sets server.port), then from
 the config file, then from the defaults; `engram config show` tells which. SIGTERM and Ctrl-C let
-running streams finish; a second one ends at once.")]
+running streams finish; a second one ends at once. SIGHUP has the configuration read again: what can\nchange without a restart does, a file with a mistake changes nothing, and the log tells.")]
 pub struct ServeArgs {
     #[command(flatten)]
     server: ServerArgs,
@@ -44,9 +44,10 @@ impl ServeArgs {
 pub(super) fn run(config: &ConfigArgs, args: &ServeArgs) -> anyhow::Result<()> {
     let resolved = config.resolve(args.flags())?;
     startup::use_threads(&resolved.config)?;
-    logging::init(&resolved.config.log)?;
+    let level = logging::init(&resolved.config.log)?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
-    startup::run(resolved.config)
+    let (config, args) = (config.clone(), args.clone());
+    startup::run(resolved, Box::new(move || Ok(config.resolve(args.flags())?)), level)
 }

@@ -21,9 +21,17 @@ pub struct Key {
     pub env_alias: Option<&'static str>,
     /// One line of help.
     pub about: &'static str,
+    /// A reload changes it in a running server.
+    pub live: bool,
 }
 
 impl Key {
+    /// The same, for a key that a reload changes.
+    const fn live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
     /// `server` of `server.port`.
     pub fn section(&self) -> &'static str {
         self.name.split('.').next().unwrap_or(self.name)
@@ -69,7 +77,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 pub(super) const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    Key { name, kind, default, env_alias: None, about }
+    Key { name, kind, default, env_alias: None, about, live: false }
 }
 
 const fn aliased(
@@ -79,7 +87,7 @@ const fn aliased(
     default: &'static str,
     about: &'static str,
 ) -> Key {
-    Key { name, kind, default, env_alias: Some(alias), about }
+    Key { name, kind, default, env_alias: Some(alias), about, live: false }
 }
 
 /// Every key there is.
@@ -92,8 +100,9 @@ pub static KEYS: &[Key] = &[
         Kind::Secrets,
         "",
         "keys that may use the API; none: no key is asked for",
-    ),
-    aliased("server.api_keys_file", "ENGRAM_API_KEYS_FILE", Kind::Path, "", "a file of such keys, one a line"),
+    )
+    .live(),
+    aliased("server.api_keys_file", "ENGRAM_API_KEYS_FILE", Kind::Path, "", "a file of such keys, one a line").live(),
     key("server.insecure_no_auth", Kind::Flag, "false", "listen beyond loopback without keys"),
     key("server.cors_origins", Kind::Strings, "", "origins that browsers may call from; none: CORS is off"),
     key("server.body_limit_bytes", Kind::Size { min: 1 << 10, max: 1 << 30 }, "32MiB", "largest request body"),
@@ -159,7 +168,8 @@ pub static KEYS: &[Key] = &[
         Kind::LogFilter,
         "info",
         "error, warn, info, debug, trace, or a filter such as engram_router=debug,info",
-    ),
+    )
+    .live(),
     key("log.format", Kind::Choice(&["text", "json"]), "text", "a line of text or a JSON object an event"),
     aliased("models.home", "ENGRAM_HOME", Kind::Path, "", "home of all downloads; unset: ~/.local/share/engram"),
     aliased("models.offline", "ENGRAM_OFFLINE", Kind::Flag, "false", "never touch the network"),
@@ -223,39 +233,46 @@ pub static KEYS: &[Key] = &[
     key("memory.qdrant_api_key_file", Kind::Path, "", "a file that holds it"),
     key("memory.redis_url", Kind::Secret, "", "redis://host:6379: a cache of recalls that servers share; unset: none"),
     key("memory.redis_url_file", Kind::Path, "", "a file that holds it"),
-    key("routing.default", Kind::Text, "auto", "route of requests that name neither model nor route"),
-    key("routing.fallback", Kind::Text, "", "route that is tried when nobody can serve a named model; unset: none is"),
+    key("routing.default", Kind::Text, "auto", "route of requests that name neither model nor route").live(),
+    key("routing.fallback", Kind::Text, "", "route that is tried when nobody can serve a named model; unset: none is")
+        .live(),
     key(
         "routing.spill_waiting",
         Kind::Count { min: 0, max: 1 << 20 },
         "8",
         "waiting sequences from which others that have the model are asked before the engine here; 0: never",
-    ),
-    key("routing.tasks", Kind::Strings, "", "route of a class of tasks under `auto`: \"chat=quality\""),
-    key("routing.max_cost_usd", DOLLARS, "0.05", "most that a request may cost; 0: no limit"),
-    key("routing.key_day_usd", DOLLARS, "0", "most that an API key may cost a day; 0: no limit"),
-    key("routing.key_month_usd", DOLLARS, "0", "most that an API key may cost a month; 0: no limit"),
+    )
+    .live(),
+    key("routing.tasks", Kind::Strings, "", "route of a class of tasks under `auto`: \"chat=quality\"").live(),
+    key("routing.max_cost_usd", DOLLARS, "0.05", "most that a request may cost; 0: no limit").live(),
+    key("routing.key_day_usd", DOLLARS, "0", "most that an API key may cost a day; 0: no limit").live(),
+    key("routing.key_month_usd", DOLLARS, "0", "most that an API key may cost a month; 0: no limit").live(),
     key(
         "routing.continue_mid_stream",
         Kind::Flag,
         "false",
         "a stream that breaks after its first token goes on at the next backend",
-    ),
-    key("routing.retry_base_ms", Kind::Count { min: 1, max: 60_000 }, "100", "pause before the first retry, doubled"),
-    key("routing.retry_cap_ms", Kind::Count { min: 1, max: 600_000 }, "5000", "longest pause before a retry"),
+    )
+    .live(),
+    key("routing.retry_base_ms", Kind::Count { min: 1, max: 60_000 }, "100", "pause before the first retry, doubled")
+        .live(),
+    key("routing.retry_cap_ms", Kind::Count { min: 1, max: 600_000 }, "5000", "longest pause before a retry").live(),
     key(
         "routing.retry_budget_percent",
         Kind::Count { min: 0, max: 100 },
         "20",
         "retries at most, of the requests sent: a bad day is not multiplied",
-    ),
-    key("routing.cache", Kind::Flag, "true", "equal deterministic requests are answered once"),
-    key("routing.cache_ttl_s", Kind::Seconds { min: 1.0, max: 604_800.0 }, "300", "how long an answer is kept"),
-    key("routing.cache_memory", Kind::Size { min: 1 << 20, max: 1 << 40 }, "64MiB", "budget of the kept answers"),
-    key("routing.semantic_cache", Kind::Flag, "false", "similar requests of a tenant are answered once too"),
-    key("routing.semantic_threshold", Kind::Float { min: 0.5, max: 1.0 }, "0.95", "cosine from which they are similar"),
-    key("tls.cert_file", Kind::Path, "", "the certificate with its chain, PEM; unset: HTTP without TLS"),
-    key("tls.key_file", Kind::Path, "", "its private key, PEM"),
+    )
+    .live(),
+    key("routing.cache", Kind::Flag, "true", "equal deterministic requests are answered once").live(),
+    key("routing.cache_ttl_s", Kind::Seconds { min: 1.0, max: 604_800.0 }, "300", "how long an answer is kept").live(),
+    key("routing.cache_memory", Kind::Size { min: 1 << 20, max: 1 << 40 }, "64MiB", "budget of the kept answers")
+        .live(),
+    key("routing.semantic_cache", Kind::Flag, "false", "similar requests of a tenant are answered once too").live(),
+    key("routing.semantic_threshold", Kind::Float { min: 0.5, max: 1.0 }, "0.95", "cosine from which they are similar")
+        .live(),
+    key("tls.cert_file", Kind::Path, "", "the certificate with its chain, PEM; unset: HTTP without TLS").live(),
+    key("tls.key_file", Kind::Path, "", "its private key, PEM").live(),
     key("tls.handshake_timeout_s", Kind::Seconds { min: 0.1, max: 300.0 }, "10", "time a client has for its handshake"),
     key("admin.host", Kind::Host, "", "address of metrics and admin routes; unset: beside the API on loopback"),
     key("admin.port", Kind::Port, "", "their port; unset: the API's on loopback, else the one after it"),

@@ -72,7 +72,8 @@ fn read_continuation(fields: &mut Fields, messages: &mut Vec<Value>) -> Result<O
     if !continues {
         return Ok(None);
     }
-    let text = messages.last().filter(|message| message["role"] == "assistant").and_then(|last| last["content"].as_str());
+    let text =
+        messages.last().filter(|message| message["role"] == "assistant").and_then(|last| last["content"].as_str());
     match text.map(str::to_owned) {
         Some(text) if messages.len() > 1 => {
             messages.pop();

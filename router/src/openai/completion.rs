@@ -82,8 +82,7 @@ impl CompletionRequest {
         let parse_special = fields.bool("parse_special", false)?;
         let add_special = fields.bool("add_special", true)?;
         fields.finish()?;
-        let request =
-            Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special };
+        let request = Self { options, prompts, fim, max_tokens, echo, best_of, logprobs, parse_special, add_special };
         request.check()?;
         Ok(request)
     }

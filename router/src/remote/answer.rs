@@ -7,6 +7,7 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::Listed;
 use super::failure::{Failure, FailureKind};
 use super::patience::Patience;
 use super::{Endpoint, usage};
@@ -82,7 +83,7 @@ pub(super) fn whole(endpoint: Endpoint, body: &[u8], kind: &str, scrub: &Scrub) 
 }
 
 /// The ids in a list of models.
-pub(super) fn models(body: &[u8], scrub: &Scrub) -> Result<Vec<String>, Failure> {
+pub(super) fn models(body: &[u8], scrub: &Scrub) -> Result<Vec<Listed>, Failure> {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     if let Some(failure) = failure_in(&value, scrub) {
         return Err(failure);
@@ -90,7 +91,11 @@ pub(super) fn models(body: &[u8], scrub: &Scrub) -> Result<Vec<String>, Failure>
     let list = value.get("data").and_then(Value::as_array);
     let list =
         list.ok_or_else(|| Failure::new(FailureKind::Garbage, "the list of models is no JSON object with `data`"))?;
-    Ok(list.iter().filter_map(|model| Some(model.get("id")?.as_str()?.to_owned())).collect())
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let listed = |model: &Value| {
+        Some(Listed { id: text(model.get("id"))?, owned_by: text(model.get("owned_by")).unwrap_or_default() })
+    };
+    Ok(list.iter().filter_map(listed).collect())
 }
 
 /// Whether a value is text that is not empty.

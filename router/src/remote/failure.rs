@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::usage::TokenCount;
+use crate::prices::TokenCount;
 
 /// How an attempt at a backend failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

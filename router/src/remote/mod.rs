@@ -33,6 +33,8 @@ use reqwest::{Client, Method, Request, Response, Url};
 use serde_json::Value;
 use tokio::time::timeout_at;
 
+use crate::prices::TokenCount;
+
 use answer::Scrub;
 use patience::{Limit, Patience};
 use request::Addresses;
@@ -41,7 +43,7 @@ pub use failure::{Failure, FailureKind};
 pub use portkey::Upstream;
 pub use settings::{PortkeyCache, PortkeySettings, RemoteError, RemoteKind, RemoteSettings};
 pub use stream::{Chunk, RemoteStream};
-pub use usage::TokenCount;
+pub use usage::of as usage_of;
 
 /// Most time for a list of models.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,6 +87,15 @@ pub struct Whole {
     pub usage: Option<TokenCount>,
     /// What it said of its way here.
     pub upstream: Upstream,
+}
+
+/// A model that a backend lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub id: String,
+    /// Whose it is; Engram's are `engram`'s.
+    pub owned_by: String,
 }
 
 /// A backend behind HTTP.
@@ -148,7 +159,7 @@ impl Remote {
     }
 
     /// The models it lists.
-    pub async fn models(&self) -> Result<Vec<String>, Failure> {
+    pub async fn models(&self) -> Result<Vec<Listed>, Failure> {
         let patience = self.short(LIST_TIMEOUT);
         let mut response = self.get(self.addresses.models.clone(), &patience).await?;
         if !answer::is_good(response.status()) {

@@ -4,6 +4,7 @@
 //! and cache go into an inline config, unless a saved config is named: then the headers are for the hosted gateway.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::settings::{PortkeyCache, RemoteError, RemoteSettings};
@@ -16,7 +17,7 @@ pub(super) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-portke
 const MAX_RETRIES: u32 = 5;
 
 /// What the answer's headers say of its way here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Upstream {
     /// The provider's id of the request.
     pub request_id: Option<String>,

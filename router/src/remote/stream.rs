@@ -18,7 +18,8 @@ use super::failure::{Failure, FailureKind};
 use super::patience::Patience;
 use super::portkey::Upstream;
 use super::sse::{Event, Parser};
-use super::usage::{self, TokenCount};
+use super::usage;
+use crate::prices::TokenCount;
 
 /// Largest event, and largest sum of what comes before the first token.
 const EVENT_LIMIT: usize = 4 << 20;
@@ -32,8 +33,22 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Chunk {
     /// The event's JSON.
     pub value: Value,
-    /// The same as it came.
+    /// The same as it came; empty where nobody sent it, or it was changed.
     pub raw: Bytes,
+}
+
+impl Chunk {
+    /// Changes the event: what came is no longer what it says.
+    pub fn change(&mut self, change: impl FnOnce(&mut Value)) {
+        self.raw = Bytes::new();
+        change(&mut self.value);
+    }
+}
+
+impl From<Value> for Chunk {
+    fn from(value: Value) -> Self {
+        Self { value, raw: Bytes::new() }
+    }
 }
 
 type Body = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;

@@ -2,19 +2,10 @@
 
 use serde_json::Value;
 
-/// Tokens of one answer, as they are billed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenCount {
-    /// Prompt tokens, the cached ones among them.
-    pub prompt: u64,
-    /// Prompt tokens that the backend had in its cache.
-    pub cached: u64,
-    /// Tokens of the answer, reasoning included.
-    pub completion: u64,
-}
+use crate::prices::TokenCount;
 
 /// The `usage` object of an answer or a chunk, in OpenAI's shape; `None` where there is none.
-pub(super) fn of(answer: &Value) -> Option<TokenCount> {
+pub fn of(answer: &Value) -> Option<TokenCount> {
     let usage = answer.get("usage")?.as_object()?;
     let count = |value: Option<&Value>| value.and_then(Value::as_u64);
     let prompt = count(usage.get("prompt_tokens"))?;

@@ -79,7 +79,8 @@ impl Late {
             retry_after: Some(wait),
             took: Duration::ZERO,
         };
-        let error = ApiError::new(ErrorCode::DeadlineUnreachable, message).with_param(self.bound).with_retry_after(wait);
+        let error =
+            ApiError::new(ErrorCode::DeadlineUnreachable, message).with_param(self.bound).with_retry_after(wait);
         Refusal::Local(attempt, error)
     }
 }

@@ -112,13 +112,18 @@ impl Routing {
         Err(left_out(call.candidate, "it was not asked".into()))
     }
 
-    async fn try_once(&self, backend: &Arc<Backend>, call: &RemoteCall<'_>, body: Bytes) -> Result<RemoteAnswer, Tried> {
+    async fn try_once(
+        &self,
+        backend: &Arc<Backend>,
+        call: &RemoteCall<'_>,
+        body: Bytes,
+    ) -> Result<RemoteAnswer, Tried> {
         let now = Instant::now();
         let of_backend = backend.breaker().try_acquire(now).map_err(|open| Tried::NotAsked(open.to_string()))?;
         let of_model = match backend.breaker_of(&call.candidate.model) {
-            Some(breaker) => Some(breaker.try_acquire(now).map_err(|open| {
-                Tried::NotAsked(format!("for this model {open}"))
-            })?),
+            Some(breaker) => {
+                Some(breaker.try_acquire(now).map_err(|open| Tried::NotAsked(format!("for this model {open}")))?)
+            }
             None => None,
         };
         let seat = backend.bulkhead().enter().await.map_err(|full| Tried::NotAsked(full.to_string()))?;
@@ -176,7 +181,12 @@ fn note(permit: Permit, failure: &Failure, now: Instant, took: Duration) {
 }
 
 fn left_out(candidate: &Candidate, why: String) -> Refusal {
-    Refusal::LeftOut(LeftOut { backend: candidate.backend().to_owned(), model: candidate.model.clone(), why, over_budget: false })
+    Refusal::LeftOut(LeftOut {
+        backend: candidate.backend().to_owned(),
+        model: candidate.model.clone(),
+        why,
+        over_budget: false,
+    })
 }
 
 fn attempt_of(candidate: &Candidate, failure: Failure, took: Duration) -> Attempt {

@@ -58,7 +58,11 @@ impl RoutingMetrics {
                 &["backend", "model", "direction"],
             )?,
             dollars,
-            cache: counter("engram_response_cache_total", "Requests by the response cache's part in them.", &["status"])?,
+            cache: counter(
+                "engram_response_cache_total",
+                "Requests by the response cache's part in them.",
+                &["status"],
+            )?,
             breaker: gauge("engram_breaker_state", "0 closed, 1 half-open, 2 open.", &["backend"])?,
             in_flight: gauge("engram_backend_in_flight", "Calls in flight.", &["backend"])?,
             up: gauge("engram_backend_up", "1 if the last health checks reached it.", &["backend"])?,
@@ -77,7 +81,9 @@ impl RoutingMetrics {
 
     /// An answer has ended.
     pub fn answered(&self, backend: &str, model: &str, usage: &TokenCount, cost: Usd) {
-        for (direction, tokens) in [("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)] {
+        for (direction, tokens) in
+            [("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)]
+        {
             self.tokens.with_label_values(&[backend, model, direction]).inc_by(tokens);
         }
         self.dollars.with_label_values(&[backend, model]).inc_by(cost.as_dollars());

@@ -65,21 +65,23 @@ impl Routing {
         probe::start(self.table().backends.values().cloned());
     }
 
-    /// Puts another configuration in place. Requests that run go on under the old one.
+    /// Makes ready for another configuration; calling the result puts it in place. Requests that run go on under the old
+    /// one.
     ///
     /// # Errors
     /// A backend that cannot be set up; nothing has changed then.
-    pub fn replace(&self, config: RoutingConfig) -> Result<(), RemoteError> {
-        let before = self.table();
-        let retries = retry_budget(&config);
+    pub fn prepare(&self, config: RoutingConfig) -> Result<impl FnOnce() + use<>, RemoteError> {
+        let (routing, before) = (self.clone(), self.table());
+        let retries = Arc::new(retry_budget(&config));
         let table = Arc::new(Table::new(config, Some(&before))?);
-        let fresh = table.backends.values().filter(|backend| {
-            before.backends.get(backend.name()).is_none_or(|old| !Arc::ptr_eq(old, backend))
-        });
-        probe::start(fresh.cloned());
-        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
-        *self.0.retries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(retries);
-        Ok(())
+        Ok(move || {
+            let is_new = |backend: &&Arc<Backend>| {
+                before.backends.get(backend.name()).is_none_or(|old| !Arc::ptr_eq(old, backend))
+            };
+            probe::start(table.backends.values().filter(is_new).cloned());
+            *routing.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+            *routing.0.retries.write().unwrap_or_else(PoisonError::into_inner) = retries;
+        })
     }
 
     /// What is configured now.

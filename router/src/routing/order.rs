@@ -4,8 +4,8 @@
 use crate::answer::Asked;
 use crate::auth::Tenant;
 
-use super::plan::{Candidate, Target};
 use super::Routing;
+use super::plan::{Candidate, Target};
 
 impl Routing {
     /// The candidates as they are asked now: those that are down last, the engine here after others when it has a queue.

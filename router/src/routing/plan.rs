@@ -258,20 +258,15 @@ impl<'a> Rule<'a> {
             .collect()
     }
 
-    fn nobody(
-        &self,
-        asked: &Asked,
-        table: &Table,
-        models: &Models,
-        tenant: &Tenant,
-        left_out: &[LeftOut],
-    ) -> ApiError {
+    fn nobody(&self, asked: &Asked, table: &Table, models: &Models, tenant: &Tenant, left_out: &[LeftOut]) -> ApiError {
         if let Some(first) = left_out.first() {
-            let message = format!("no backend can take this request: {} of `{}`: {}", first.model, first.backend, first.why);
+            let message =
+                format!("no backend can take this request: {} of `{}`: {}", first.model, first.backend, first.why);
             return ApiError::new(ErrorCode::ContextLengthExceeded, message);
         }
         // The words of the local table are the best where only local models are.
-        if table.is_local_only() && self.local != LocalUse::Never
+        if table.is_local_only()
+            && self.local != LocalUse::Never
             && let Err(error) = models.find_for(asked.model.as_deref(), tenant)
         {
             return error;
@@ -282,7 +277,8 @@ impl<'a> Rule<'a> {
         let names: Vec<&str> = known.iter().map(String::as_str).filter(seen).collect();
         let near = nearest(&shown, &names).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
         let served = if names.is_empty() { "none".to_owned() } else { format!("`{}`", names.join("`, `")) };
-        let message = format!("no backend has the model `{shown}` under the rule `{}`{near} Known are: {served}", self.name);
+        let message =
+            format!("no backend has the model `{shown}` under the rule `{}`{near} Known are: {served}", self.name);
         ApiError::new(ErrorCode::ModelNotFound, message).with_param("model")
     }
 }

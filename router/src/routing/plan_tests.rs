@@ -88,7 +88,10 @@ fn a_request_becomes_an_ordered_list() {
         assert_eq!(plan(CONFIG, Endpoint::Chat, body.clone()).as_deref(), Ok(expected), "{body}");
     }
     let completion = plan(CONFIG, Endpoint::Completions, json!({"prompt": "x"}));
-    assert_eq!(completion.as_deref(), Ok("speed = local:alphabet east:alphabet other:small east:big gate:big other:big"));
+    assert_eq!(
+        completion.as_deref(),
+        Ok("speed = local:alphabet east:alphabet other:small east:big gate:big other:big")
+    );
 }
 
 #[test]

@@ -6,14 +6,15 @@
 
 mod bind;
 mod device;
+mod doors;
 mod load;
 mod local;
 mod memory;
 mod ready;
+mod reloading;
 mod signals;
 mod threads;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,35 +27,60 @@ use engram_models::pull::progress;
 use crate::app::AppState;
 use crate::auth::{ApiKeys, KeyStore, Scope, Scopes, Tenant};
 use crate::backend::{Encoders, Models};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Resolved, Secret};
 use crate::limits::HttpSettings;
+use crate::logging::LogLevel;
 use crate::metrics::Metrics;
 use crate::routing::Routing;
 use crate::spend::Spend;
+use crate::tls::Tls;
+use crate::trace::Tracer;
+use doors::Addresses;
 
 pub use load::{Weights, load_weights};
 pub use local::{LocalServer, start_local, start_memory};
 pub use memory::{embedded_config, encoder};
+pub use reloading::ReadAgain;
 pub use threads::use_threads;
 
-/// Runs `engram serve` until a signal ends it.
-pub fn run(config: Config) -> anyhow::Result<()> {
-    let addresses = bind::addresses(&config.server.host, config.server.port)?;
-    let keys = all_keys(&config, &addresses)?;
-    for address in &addresses {
-        crate::auth::check_bind(address.ip(), &keys, config.server.insecure_no_auth)?;
+/// Certificate files are looked at this often.
+const FOLLOW_FILES: Duration = Duration::from_secs(5);
+
+/// Runs `engram serve` until a signal ends it; at SIGHUP it reads its configuration again.
+pub fn run(resolved: Resolved, read: ReadAgain, level: LogLevel) -> anyhow::Result<()> {
+    let config = &resolved.config;
+    let addresses = Addresses::find(config)?;
+    let keys = all_keys(config, &addresses)?;
+    for ip in addresses.ips() {
+        crate::auth::check_bind(ip, &keys, config.server.insecure_no_auth)?;
     }
-    data_dir(&config)?;
+    data_dir(config)?;
+    let tls = config.tls.as_ref().map(Tls::new).transpose()?;
+    let tracer = config.trace.as_ref().map(Tracer::start).transpose()?.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(config, keys, &addresses));
+    let serving = Serving { keys, addresses, tls, tracer: tracer.clone(), read, level };
+    let result = runtime.block_on(serve(resolved, serving));
     // A file read that still blocks somewhere must not hold the end up.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    tracer.stop();
     result
 }
 
-async fn serve(config: Config, keys: ApiKeys, addresses: &[SocketAddr]) -> anyhow::Result<()> {
+/// What was made from the configuration before anything was loaded.
+struct Serving {
+    keys: ApiKeys,
+    addresses: Addresses,
+    tls: Option<Tls>,
+    tracer: Tracer,
+    read: ReadAgain,
+    level: LogLevel,
+}
+
+async fn serve(resolved: Resolved, serving: Serving) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let socket = bind::take(addresses)?;
+    let Serving { keys, addresses, tls, tracer, read, level } = serving;
+    let config = resolved.config.clone();
+    let taken = addresses.take()?;
     let metrics = Arc::new(Metrics::new()?);
     let loading = config.clone();
     let observers = Arc::clone(&metrics);
@@ -71,11 +97,19 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[SocketAddr]) -> anyho
     routing.discover().await;
     routing.watch();
     let state = AppState::new(models, keys.clone(), http_settings(&config), metrics, memory.clone(), routing);
-    let listener = bind::listen(socket)?;
-    let address = listener.local_addr()?;
+    state.flags().replace(&config.flags);
+    state.trace_by(tracer);
+    let reloader = reloading::reloader(resolved, read, &state, &keys, tls.as_ref(), level);
+    tokio::spawn(signals::on_hangup(move || reloader.reload_and_tell())?);
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(async move { tls.follow_files(FOLLOW_FILES).await });
+    }
+    let doors = taken.listen(&config, tls.as_ref())?;
+    let address = doors.api;
     let stop = signals::stop()?;
     let ready = ready::Ready {
         address,
+        admin: doors.admin,
         model: &id,
         source: &loaded.source,
         bytes: loaded.bytes,
@@ -93,7 +127,7 @@ async fn serve(config: Config, keys: ApiKeys, addresses: &[SocketAddr]) -> anyho
     }
     tracing::info!(%address, model = %id, elapsed = ?begun.elapsed(), "ready");
 
-    crate::serve(listener, state, stop).await;
+    crate::serve_doors(doors.all, state, stop).await;
     memory.close();
     // Its streams have ended by now; this ends its thread, and gives its memory back in order.
     let drained = engine.drain_async(Instant::now()).await?;
@@ -108,9 +142,9 @@ fn routing(config: &Config, metrics: &Metrics) -> anyhow::Result<Routing> {
 }
 
 /// The configured keys and those of the store in the data directory.
-fn all_keys(config: &Config, addresses: &[SocketAddr]) -> anyhow::Result<ApiKeys> {
+fn all_keys(config: &Config, addresses: &Addresses) -> anyhow::Result<ApiKeys> {
     // Where anyone may ask, not anyone may administer: the first key made over the network would shut its owner out.
-    let strangers = match addresses.iter().all(|address| crate::auth::is_loopback(address.ip())) {
+    let strangers = match addresses.ips().all(crate::auth::is_loopback) {
         true => Scopes::ALL,
         false => Scopes::ALL.without(Scope::Admin),
     };

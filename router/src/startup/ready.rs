@@ -12,6 +12,7 @@ use crate::config::{Config, MemoryBackend, human_size};
 /// Facts of a server that has just begun to listen.
 pub struct Ready<'a> {
     pub address: SocketAddr,
+    pub admin: Option<SocketAddr>,
     pub model: &'a str,
     pub source: &'a str,
     pub bytes: u64,
@@ -29,7 +30,7 @@ pub struct Ready<'a> {
 impl Ready<'_> {
     /// The text; `host` is what was configured, for a name says more than its address.
     pub fn text(&self, host: &str) -> String {
-        let url = url(host, self.address);
+        let url = url(if self.config.tls.is_some() { "https" } else { "http" }, host, self.address);
         let capacity = self.engine.capacity();
         let limit = match capacity.kv_tokens < capacity.max_len {
             // One request could use the whole context, but the cache holds less.
@@ -43,6 +44,7 @@ impl Ready<'_> {
              \x20 memory    {memory}\n\
              \x20 compute   {device}, {threads} threads, {isa}\n\
              \x20 access    {access}\n\
+             {admin}\
              \nTry it:\n\n{curl}\n\n",
             version = env!("CARGO_PKG_VERSION"),
             took = self.took.as_secs_f64(),
@@ -59,6 +61,7 @@ impl Ready<'_> {
             threads = self.machine.threads,
             isa = self.machine.isa,
             access = self.access(),
+            admin = self.admin.map_or_else(String::new, |at| format!("  admin     {at}: metrics and /v1/admin\n")),
             curl = self.curl(&url),
         )
     }
@@ -100,7 +103,7 @@ impl Ready<'_> {
 }
 
 /// Where a client on this machine finds the server.
-fn url(host: &str, address: SocketAddr) -> String {
+fn url(scheme: &str, host: &str, address: SocketAddr) -> String {
     let ip = address.ip();
     let shown = match ip {
         _ if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),
@@ -109,7 +112,7 @@ fn url(host: &str, address: SocketAddr) -> String {
         std::net::IpAddr::V6(ip) => format!("[{ip}]"),
         std::net::IpAddr::V4(ip) => ip.to_string(),
     };
-    format!("http://{shown}:{}", address.port())
+    format!("{scheme}://{shown}:{}", address.port())
 }
 
 #[cfg(test)]
@@ -125,7 +128,7 @@ mod tests {
             ("::", "[::]:80", "http://[::1]:80"),
             ("localhost", "127.0.0.1:80", "http://localhost:80"),
         ] {
-            assert_eq!(url(host, address.parse().unwrap()), expected);
+            assert_eq!(url("http", host, address.parse().unwrap()), expected);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT: the first one drains, the second one ends the process at once.
+//! SIGTERM and SIGINT: the first one drains, the second one ends the process at once. SIGHUP: the configuration
+//! is read again.
 
 use std::future::Future;
 
@@ -34,4 +35,27 @@ pub fn stop() -> std::io::Result<impl Future<Output = ()> + Send> {
             std::process::exit(1);
         });
     })
+}
+
+/// Calls `reload` at every SIGHUP, one after the other, for good.
+#[cfg(unix)]
+pub fn on_hangup(reload: impl Fn() + Send + Sync + 'static) -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reload = std::sync::Arc::new(reload);
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let reload = std::sync::Arc::clone(&reload);
+            // Files may lie on a slow disk.
+            if let Err(error) = tokio::task::spawn_blocking(move || reload()).await {
+                tracing::error!(%error, "the configuration stays as it was");
+            }
+        }
+    })
+}
+
+/// Other systems have no such signal.
+#[cfg(not(unix))]
+pub fn on_hangup(_: impl Fn() + Send + Sync + 'static) -> std::io::Result<impl Future<Output = ()> + Send> {
+    Ok(std::future::pending())
 }
