@@ -276,7 +276,7 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
     let up = Upstream::start(|request| {
         let body = body_of(request);
         let last = body["messages"].as_array().and_then(|messages| messages.last()).cloned().unwrap_or_default();
-        let good = body["prompt"] == "xabc"
+        let good = body["prompt"] == "!abc"
             || (last["role"] == "assistant" && last["content"] == "abc" && body["continue_final_message"] == true);
         stream(if good { "+more" } else { "?" })
     })
@@ -285,7 +285,7 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
     let (state, knobs) = with_hosted(&up.url(), "");
     let cases = [
         (CHAT, json!({"messages": [{"role": "user", "content": "hi"}]})),
-        (COMPLETIONS, json!({"prompt": "x", "max_tokens": 50})),
+        (COMPLETIONS, json!({"prompt": "!", "max_tokens": 50})),
     ];
     for (path, body) in cases {
         let mut wanted = body.clone();
@@ -326,9 +326,10 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
 async fn an_engine_that_would_be_late_is_not_asked() {
     let up = Upstream::start(|request| either(request, "in time")).await.expect("a server");
     let (state, knobs) = with_hosted(&up.url(), "");
-    knobs.delay_millis.store(30, Ordering::SeqCst);
+    knobs.delay_millis.store(15, Ordering::SeqCst);
+    // The engine learns what a step costs from the steps that were.
     for _ in 0..3 {
-        post(&state, chat(json!({"model": "alphabet", "max_tokens": 4}))).await;
+        post(&state, chat(json!({"model": "alphabet", "max_tokens": 24}))).await;
     }
     let (_, _, value) = post(&state, chat(json!({"model": "alphabet", "ttft_ms": 5}))).await;
     assert_eq!(value["choices"][0]["message"]["content"], "in time", "{value}");

@@ -240,7 +240,7 @@ pub static KEYS: &[Key] = &[
         "routing.spill_waiting",
         Kind::Count { min: 0, max: 1 << 20 },
         "8",
-        "waiting sequences from which others that have the model are asked before the engine here; 0: never",
+        "waiting sequences from which the engine here is asked last; 0: never",
     )
     .live(),
     key("routing.tasks", Kind::Strings, "", "route of a class of tasks under `auto`: \"chat=quality\"").live(),

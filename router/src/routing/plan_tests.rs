@@ -40,7 +40,6 @@ models = ["big"]
 local = "never"
 
 [routes.here]
-models = ["big"]
 local = "only"
 
 [routing]
@@ -76,7 +75,7 @@ fn a_request_becomes_an_ordered_list() {
         (json!({"route": "speed"}), "speed = local:alphabet east:alphabet other:small east:big gate:big other:big"),
         (json!({"route": "best"}), "best = east:alphabet gate:dear east:big gate:big other:big local:alphabet"),
         (json!({"route": "away"}), "away = gate:big other:big east:big"),
-        (json!({"route": "here"}), "here = local:alphabet east:alphabet east:big"),
+        (json!({"route": "here"}), "here = local:alphabet east:alphabet"),
         (json!({"route": "speed", "model": "dear"}), "speed = gate:dear other:small east:big gate:big other:big"),
         (json!({"route": ["small", "alphabet"]}), "list = local:alphabet other:small east:alphabet"),
         (json!({"route": "local_only"}), "local_only = local:alphabet east:alphabet"),
