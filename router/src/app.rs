@@ -182,6 +182,11 @@ fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
     ]
 }
 
+/// What every route asks for, by its path as the router knows it.
+pub(crate) fn needs() -> impl Iterator<Item = (&'static str, Need)> {
+    routes().into_iter().map(|(path, need, _)| (path, need))
+}
+
 /// Paths of all routes, as the router knows them.
 #[cfg(test)]
 pub(crate) fn paths() -> Vec<&'static str> {
@@ -195,7 +200,7 @@ pub fn router(state: AppState) -> Router {
 
 /// The routes of one side. Those of the other are not there at all: no key opens them here.
 pub fn side(state: AppState, side: Side) -> Router {
-    let doors = Doors::new(state.clone(), routes().into_iter().map(|(path, need, _)| (path, need)));
+    let doors = Doors::new(state.clone(), needs());
     let mut router = routes()
         .into_iter()
         .filter(|(path, ..)| side.has(path))

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::DOCUMENT;
+use crate::auth::doors::Need;
 use crate::error::ApiError;
 use crate::memory::wire::{self, Where};
 use crate::openai::chat::ChatRequest;
@@ -22,7 +23,7 @@ fn document() -> Value {
 /// The methods of a route, as the router itself tells them when asked by a wrong one.
 async fn methods(path: &str) -> BTreeSet<String> {
     let (state, _) = crate::scripted::server(&[], |_, _| ());
-    let path = path.replace("{*id}", "x").replace("{id}", "x");
+    let path = path.replace("{*id}", "x").replace("{id}", "x").replace("{name}", "x");
     let request = Request::builder().method("LINK").uri(path).body(Body::empty()).expect("a request");
     let response = crate::app::router(state).oneshot(request).await.expect("infallible");
     let allowed = response.headers()[header::ALLOW].to_str().expect("text").to_ascii_lowercase();
@@ -40,6 +41,20 @@ async fn every_route_and_method_is_in_it_and_nothing_else() {
         let documented = &paths[&route.replace("{*id}", "{id}")];
         let documented: BTreeSet<String> = documented.as_object().expect(route).keys().cloned().collect();
         assert_eq!(documented, methods(route).await, "{route}");
+    }
+}
+
+/// What a route asks for decides which refusals it may answer with.
+#[test]
+fn refusals_of_the_doors_are_documented_where_they_happen() {
+    let document = document();
+    for (path, need) in crate::app::needs() {
+        let documented = &document["paths"][&path.replace("{*id}", "{id}")];
+        for operation in documented.as_object().expect(path).values() {
+            let has = |status: &str| operation["responses"][status].is_object();
+            let expected = (need != Need::Nothing, matches!(need, Need::Scope(_)), need != Need::Nothing);
+            assert_eq!((has("401"), has("403"), has("429")), expected, "{path}");
+        }
     }
 }
 
@@ -108,6 +123,12 @@ fn every_documented_parameter_is_known_to_its_parser() {
             Box::new(|body| wire::read_manifest(body, &place()).map(drop)),
         ),
         ("RelocateRequest", json!({"moved": []}), Box::new(|body| wire::read_moves(body, &place()).map(drop))),
+        ("CreateKeyRequest", json!({"name": "ci"}), Box::new(|body| crate::api::admin::keys::read_new(body).map(drop))),
+        (
+            "FlagChange",
+            json!({"enabled": true}),
+            Box::new(|body| crate::api::admin::flags::read_change(body).map(drop)),
+        ),
         ("ForgetRequest", json!({"kinds": ["code"]}), Box::new(|body| wire::read_forget(body, &place()).map(drop))),
     ];
     let document = document();

@@ -111,6 +111,15 @@ pub fn server_with_memory(
     max_len: usize,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
+    server_with_keys(ApiKeys::new(keys).expect("good keys"), max_len, change)
+}
+
+/// The same before the doors of these keys.
+pub fn server_with_keys(
+    keys: ApiKeys,
+    max_len: usize,
+    change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
+) -> (AppState, Arc<Knobs>) {
     let mut config = EngineConfig {
         block_size: 4,
         kv_bytes: 512 * 4 * 2 * 8 * 4,
@@ -139,7 +148,6 @@ pub fn server_with_memory(
         engine,
         facts: ModelFacts::default(),
     };
-    let keys = ApiKeys::new(keys).expect("good keys");
     let memory = MemoryService::new(memory, Arc::clone(&metrics));
     (AppState::new(Models::new([model]), keys, settings, metrics, memory), knobs)
 }

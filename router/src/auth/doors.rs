@@ -93,3 +93,10 @@ pub fn require(allowed: bool, scope: Scope) -> Result<(), ApiError> {
     let message = format!("this needs the scope `{scope}`, which this API key has not");
     Err(ApiError::new(ErrorCode::InsufficientScope, message))
 }
+
+#[cfg(test)]
+#[path = "bypass_tests.rs"]
+mod bypass_tests;
+#[cfg(test)]
+#[path = "doors_tests.rs"]
+mod tests;

@@ -133,7 +133,7 @@ impl Models {
         seen.iter().find(called).map(|model| Arc::clone(model)).ok_or_else(|| {
             let shown: String = name.chars().take(128).collect();
             let known: Vec<&str> = seen.iter().flat_map(|model| model.names()).collect();
-            let near = nearest(&shown, &known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
+            let near = nearest(&shown, &known).map_or_else(|| ".".into(), |near| format!(", did you mean `{near}`?"));
             ApiError::new(ErrorCode::ModelNotFound, format!("no model `{shown}` here{near} Served are: {}", served()))
                 .with_param("model")
         })

@@ -69,7 +69,8 @@ fn no_store() -> ApiError {
     ApiError::new(ErrorCode::NotFound, "this server keeps no API keys: it was started inside a command")
 }
 
-fn read_new(body: &[u8]) -> Result<NewKey, ApiError> {
+/// What a body asks for.
+pub(crate) fn read_new(body: &[u8]) -> Result<NewKey, ApiError> {
     let mut fields = Fields::from_slice(body)?;
     let name = fields.string("name")?;
     let name = fields.require("name", name)?;
