@@ -13,3 +13,4 @@ mod memory_commands;
 mod openai_client;
 mod process;
 mod reference;
+mod reload;

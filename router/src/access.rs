@@ -248,7 +248,7 @@ impl Drop for Ending {
         let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
         let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
-        let served = self.facts.served().clone();
+        let served = std::mem::take(&mut *self.facts.served());
         let (backend, cache, cost_usd) = (served.backend.as_deref(), served.cache, served.cost_usd);
         let attempts = Some(served.attempts).filter(|attempts| *attempts > 0);
         if self.in_flight.is_some() {

@@ -185,6 +185,10 @@ fn no_secret_is_ever_told() {
             ("\"hidden-v\"", "[\"hidden-v\"]"),
             ("\"hidden-q\"", "\"hidden-q"),
             ("api_key =", "apikey ="),
+            // A variable's value in the wrong place.
+            ("kind =", "tries = \"${KEY:-hidden}\"\nkind ="),
+            ("kind =", "models = [\"${KEY:-hidden}\"]\ntimeout_s = \"${KEY:-hidden}\"\nkind ="),
+            ("https://h/v1", "${KEY:-hidden}"),
         ] {
             let text = all.replacen(old, new, if old == "hidden-" { usize::MAX } else { 1 });
             assert_ne!(text, all, "{old}");
@@ -199,7 +203,7 @@ fn no_secret_is_ever_told() {
     assert!(logged.contains("the configuration stays as it was") && logged.contains("configuration read again"));
     assert!(told.contains("***") && told.lines().count() > 100);
     for text in [&told, &logged] {
-        let line = text.lines().find(|line| line.contains("hidden"));
+        let line = text.replace(":-hidden", "").lines().find(|line| line.contains("hidden")).map(str::to_owned);
         assert_eq!(line, None);
     }
 }

@@ -19,7 +19,7 @@ async fn a_request_and_its_call_arrive_with_the_conventions_names() {
     headers.insert("traceparent", HeaderValue::from_static(parent));
     headers.insert("tracestate", HeaderValue::from_static("vendor=x"));
     let request = tracer.request("POST", "/v1/chat/completions", &headers);
-    let mut call = tracer.call("chat gpt-4o".into(), request.context());
+    let mut call = tracer.call(|| "chat gpt-4o".into(), request.context());
     let mut sent = HeaderMap::new();
     call.context().write(&mut sent);
     call.set("server.address", "api.example.org");
@@ -124,7 +124,7 @@ fn without_a_receiver_a_trace_is_passed_on_as_it_came() {
     headers.insert("traceparent", parent.clone());
     let request = tracer.request("POST", "/v1/completions", &headers);
     let mut sent = HeaderMap::new();
-    tracer.call("x".into(), request.context()).context().write(&mut sent);
+    tracer.call(|| "x".into(), request.context()).context().write(&mut sent);
     assert_eq!(sent["traceparent"], parent);
     headers.insert("traceparent", HeaderValue::from_static("bad"));
     let begun = tracer.request("POST", "/v1/completions", &headers);
