@@ -14,3 +14,4 @@ mod openai_client;
 mod portkey;
 mod process;
 mod reference;
+mod reload;

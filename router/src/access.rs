@@ -265,7 +265,7 @@ impl Drop for Ending {
         let prompt_tokens = facts.prompt_tokens.load(Ordering::Relaxed);
         let cached_tokens = facts.cached_tokens.load(Ordering::Relaxed);
         let completion_tokens = facts.completion_tokens.load(Ordering::Relaxed);
-        let served = self.facts.served().clone();
+        let served = std::mem::take(&mut *self.facts.served());
         let (backend, cache) = (served.backend.as_deref(), served.cache);
         let cost_usd = (served.cost != Usd::ZERO).then(|| served.cost.as_dollars());
         let attempts = Some(served.attempts).filter(|attempts| *attempts > 0);

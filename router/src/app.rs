@@ -193,7 +193,6 @@ fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
 }
 
 /// What every route asks for, by its path as the router knows it.
-#[cfg(test)]
 pub(crate) fn needs() -> impl Iterator<Item = (&'static str, Need)> {
     routes().into_iter().map(|(path, need, _)| (path, need))
 }
@@ -211,7 +210,7 @@ pub fn router(state: AppState) -> Router {
 
 /// The routes of one side. Those of the other are not there at all: no key opens them here.
 pub fn side(state: AppState, side: Side) -> Router {
-    let doors = Doors::new(state.clone(), routes().into_iter().map(|(path, need, _)| (path, need)));
+    let doors = Doors::new(state.clone(), needs());
     let mut router = routes()
         .into_iter()
         .filter(|(path, ..)| side.has(path))

@@ -24,7 +24,7 @@ fn document() -> Value {
 /// The methods of a route, as the router itself tells them when asked by a wrong one.
 async fn methods(path: &str) -> BTreeSet<String> {
     let (state, _) = crate::scripted::server(&[], |_, _| ());
-    let path = path.replace("{*id}", "x").replace("{id}", "x");
+    let path = path.replace("{*id}", "x").replace("{id}", "x").replace("{name}", "x");
     let request = Request::builder().method("LINK").uri(path).body(Body::empty()).expect("a request");
     let response = crate::app::router(state).oneshot(request).await.expect("infallible");
     let allowed = response.headers()[header::ALLOW].to_str().expect("text").to_ascii_lowercase();
@@ -129,6 +129,11 @@ fn every_documented_parameter_is_known_to_its_parser() {
         ),
         ("RelocateRequest", json!({"moved": []}), Box::new(|body| wire::read_moves(body, &place()).map(drop))),
         ("CreateKeyRequest", json!({"name": "ci"}), Box::new(|body| crate::api::admin::keys::read_new(body).map(drop))),
+        (
+            "FlagChange",
+            json!({"enabled": true}),
+            Box::new(|body| crate::api::admin::flags::read_change(body).map(drop)),
+        ),
         ("ForgetRequest", json!({"kinds": ["code"]}), Box::new(|body| wire::read_forget(body, &place()).map(drop))),
     ];
     let document = document();

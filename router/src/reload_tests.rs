@@ -131,3 +131,79 @@ async fn who_watches_is_woken_and_who_holds_keeps() {
     live.update(|old| old + 40);
     assert_eq!(*live.load(), 42);
 }
+
+/// What is logged, to be read again.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_secret_is_ever_told() {
+    let all = "[server]\napi_keys = [\"team hidden-key-1\"]\n[memory]\npostgres_url = \"postgres://u:hidden@h/d\"\n\
+               qdrant_api_key = \"hidden-q\"\nredis_url = \"redis://:hidden@h\"\n\
+               [trace]\notlp_endpoint = \"http://127.0.0.1:1\"\notlp_headers = [\"authorization: hidden-o\"]\n\
+               [backends.p]\nkind = \"portkey\"\nurl = \"https://h/v1\"\napi_key = \"${KEY:-hidden-b}\"\n\
+               headers = [\"x-key: hidden-h\"]\nportkey_virtual_key = \"hidden-v\"\n\
+               portkey_config = '{\"api_key\": \"hidden-c\"}'\n";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("engram.toml");
+    fs::write(&path, all).unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let mut told = String::new();
+    tracing::subscriber::with_default(lines.finish(), || {
+        let started = read(&path).unwrap();
+        let backend = &started.config.routing.backends[0];
+        assert_eq!(backend.api_key.as_ref().unwrap().expose(), "hidden-b");
+        told += &format!("{started:?}\n{:#?}\n", started.config);
+        told += &crate::config::show_text(&started);
+        told += &crate::config::show_json(&started).to_string();
+        let from = path.clone();
+        let reloader = Reloader::new(started, move || read(&from));
+        let api_key = "hidden-b}\"";
+        for (old, new) in [
+            ("hidden-", "hidden-new-"),
+            (api_key, "hidden b}\""),
+            ("\"team hidden-key-1\"", "7, \"hidden-key-1\""),
+            ("\"x-key: hidden-h\"", "\"x key: hidden-h\""),
+            ("\"x-key: hidden-h\"", "\"x-key: hidden\\n\""),
+            ("\"x-key: hidden-h\"", "\"hidden-h\""),
+            ("https://h/v1", "https://u:hidden@h/v1"),
+            ("https://h/v1", "https://h/v1?key=hidden"),
+            ("hidden-c\"}", "hidden-c\""),
+            ("\"hidden-v\"", "[\"hidden-v\"]"),
+            ("\"hidden-q\"", "\"hidden-q"),
+            ("api_key =", "apikey ="),
+            // A variable's value in the wrong place.
+            ("kind =", "tries = \"${KEY:-hidden}\"\nkind ="),
+            ("kind =", "models = [\"${KEY:-hidden}\"]\ntimeout_s = \"${KEY:-hidden}\"\nkind ="),
+            ("https://h/v1", "${KEY:-hidden}"),
+        ] {
+            let text = all.replacen(old, new, if old == "hidden-" { usize::MAX } else { 1 });
+            assert_ne!(text, all, "{old}");
+            fs::write(&path, text).unwrap();
+            if let Err(error) = reloader.reload() {
+                told += &format!("{error:#} {error:?}\n");
+            }
+            reloader.reload_and_tell();
+        }
+    });
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("the configuration stays as it was") && logged.contains("configuration read again"));
+    assert!(told.contains("***") && told.lines().count() > 100);
+    for text in [&told, &logged] {
+        let line = text.replace(":-hidden", "").lines().find(|line| line.contains("hidden")).map(str::to_owned);
+        assert_eq!(line, None);
+    }
+}

@@ -59,6 +59,7 @@ pub async fn serve_doors(doors: Vec<Door>, state: AppState, shutdown: impl Futur
     let accepting = doors.into_iter().map(|door| accept_all(door, &state, &connections));
     tokio::select! {
         _ = futures::future::join_all(accepting) => {}
+        () = state.keys().follow() => {}
         () = drain(&state, shutdown) => {}
     }
     if tokio::time::timeout(FLUSH_TIME, connections.shutdown()).await.is_err() {
@@ -143,3 +144,7 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

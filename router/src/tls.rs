@@ -144,4 +144,4 @@ fn stamps(config: &TlsConfig) -> [Stamp; 2] {
 
 #[cfg(test)]
 #[path = "tls_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -13,13 +13,13 @@ use tokio_rustls::TlsConnector;
 use super::*;
 
 /// A certificate for `localhost` in two files.
-struct Files {
+pub(crate) struct Files {
     dir: TempDir,
-    config: TlsConfig,
+    pub(crate) config: TlsConfig,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = TlsConfig {
             cert_file: dir.path().join("cert.pem"),
@@ -30,7 +30,7 @@ impl Files {
     }
 
     /// Writes a new pair, and returns what trusts it.
-    fn renew(&self) -> ClientConfig {
+    pub(crate) fn renew(&self) -> ClientConfig {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&self.config.cert_file, cert.pem()).unwrap();
         std::fs::write(&self.config.key_file, signing_key.serialize_pem()).unwrap();

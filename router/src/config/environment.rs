@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::families::{FAMILIES, Instance};
 use super::keys::{KEYS, SECTIONS};
-use super::{ConfigError, Origin, Raw, Stated, suggest};
+use super::{ConfigError, Origin, Stated, suggest};
 
 /// `ENGRAM_` variables that set no key: the config file itself, the CPU's instruction set (`kernels`),
 /// the package index of the mirror (`models`), the client's key and address (`chat`, `complete`).
@@ -33,8 +33,7 @@ pub(super) fn read(
             };
             // An empty variable counts as absent: that is how compose files and shells "unset" one.
             if !text.is_empty() {
-                let (raw, origin) = (Raw::Text(text.clone()), Origin::Env(name));
-                stated.push(Stated { key, table: None, raw, origin });
+                stated.push(Stated::plain(key, text, Origin::Env(name)));
             }
         }
     }
@@ -86,8 +85,8 @@ fn read_tables(
                         origin,
                     }),
                     None => {
-                        let (table, raw) = (Some((table.family, table.name.clone())), Raw::Text(text.clone()));
-                        stated.push(Stated { key, table, raw, origin });
+                        let table = Some((table.family, table.name.clone()));
+                        stated.push(Stated { table, ..Stated::plain(key, text, origin) });
                     }
                 }
             }

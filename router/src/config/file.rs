@@ -13,9 +13,9 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::families::{self, Family, Instance};
 use super::interpolate::{ExpandError, Variables};
-use super::keys::{self, SECTIONS};
+use super::keys::{self, Key, SECTIONS};
 use super::suggest;
-use super::{ConfigError, Origin, Raw, Stated};
+use super::{ConfigError, Origin, Raw, Stated, key_path};
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_DEPTH: usize = 16;
@@ -159,7 +159,7 @@ impl File<'_> {
             return Ok(Vec::new());
         };
         let expected = "is not a list of files; write for example include = [\"base.toml\"]";
-        let names = match self.raw("include", value, variables)? {
+        let names = match self.raw("include", value, Some(variables))? {
             Raw::Text(name) => vec![Raw::Text(name)],
             Raw::List(names) => names,
             _ => return Err(self.bad("include", value, expected)),
@@ -209,8 +209,8 @@ impl File<'_> {
                 loaded.errors.push(ConfigError::unknown_key(&full, self.origin(short.span().start)));
                 continue;
             };
-            match self.raw(key.name, value, variables) {
-                Ok(raw) => loaded.values.push(Stated { key, table: None, raw, origin: self.origin_of(value) }),
+            match self.stated(key, None, value, variables) {
+                Ok(stated) => loaded.values.push(stated),
                 Err(error) => loaded.errors.push(error),
             }
         }
@@ -228,29 +228,46 @@ impl File<'_> {
             };
             loaded.tables.push(Instance::new(family, name, origin));
             for (short, value) in in_order(entries) {
-                let full = format!("{path}.{}", short.get_ref());
                 let Some(key) = family.find(short.get_ref()) else {
                     let origin = self.origin(short.span().start);
                     loaded.errors.push(ConfigError::unknown_in(family, &path, short.get_ref(), origin));
                     continue;
                 };
-                match self.raw(&full, value, variables) {
-                    Ok(raw) => loaded.values.push(Stated {
-                        key,
-                        table: Some((family, name.to_owned())),
-                        raw,
-                        origin: self.origin_of(value),
-                    }),
+                match self.stated(key, Some((family, name)), value, variables) {
+                    Ok(stated) => loaded.values.push(stated),
                     Err(error) => loaded.errors.push(error),
                 }
             }
         }
     }
 
-    /// A TOML value with its strings expanded. The parser bounds the nesting, so recursion is safe.
-    fn raw(&self, key: &str, value: &Spanned<DeValue<'_>>, variables: &Variables<'_>) -> Result<Raw, ConfigError> {
+    /// The value of a key, of a table with a free name if one is given.
+    fn stated(
+        &self,
+        key: &'static Key,
+        table: Option<(&'static Family, &str)>,
+        value: &Spanned<DeValue<'_>>,
+        variables: &Variables<'_>,
+    ) -> Result<Stated, ConfigError> {
+        let path = key_path(key, table);
+        let raw = self.raw(&path, value, Some(variables))?;
+        let written = self.raw(&path, value, None)?;
+        let written = (written != raw).then_some(written);
+        let table = table.map(|(family, name)| (family, name.to_owned()));
+        Ok(Stated { key, table, raw, written, origin: self.origin_of(value) })
+    }
+
+    /// A TOML value, its strings expanded if there are variables to do it with. The parser bounds the nesting, so
+    /// recursion is safe.
+    fn raw(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        variables: Option<&Variables<'_>>,
+    ) -> Result<Raw, ConfigError> {
+        let expand = |text: &str| variables.map_or_else(|| Ok(text.to_owned()), |variables| variables.expand(text));
         Ok(match value.get_ref() {
-            DeValue::String(text) => Raw::Text(variables.expand(text).map_err(|error| {
+            DeValue::String(text) => Raw::Text(expand(text).map_err(|error| {
                 let origin = self.origin_of(value);
                 match error {
                     ExpandError::Cycle(chain) => ConfigError::VariableCycle { key: key.to_owned(), chain, origin },

@@ -273,7 +273,8 @@ pub static KEYS: &[Key] = &[
         .live(),
     key("tls.cert_file", Kind::Path, "", "the certificate with its chain, PEM; unset: HTTP without TLS").live(),
     key("tls.key_file", Kind::Path, "", "its private key, PEM").live(),
-    key("tls.handshake_timeout_s", Kind::Seconds { min: 0.1, max: 300.0 }, "10", "time a client has for its handshake"),
+    key("tls.handshake_timeout_s", Kind::Seconds { min: 0.1, max: 300.0 }, "10", "time a client has for its handshake")
+        .live(),
     key("admin.host", Kind::Host, "", "address of metrics and admin routes; unset: beside the API on loopback"),
     key("admin.port", Kind::Port, "", "their port; unset: the API's on loopback, else the one after it"),
     key("trace.otlp_endpoint", Kind::Url, "", "where spans go by OTLP over HTTP (http://host:4318); unset: nowhere"),

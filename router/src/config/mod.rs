@@ -220,7 +220,16 @@ struct Stated {
     /// The family and name of its table, if that is free.
     table: Option<(&'static Family, String)>,
     raw: Raw,
+    /// The value with its variables unread, if it has any.
+    written: Option<Raw>,
     origin: Origin,
+}
+
+impl Stated {
+    /// A value of a key outside families that is taken as it is.
+    fn plain(key: &'static Key, text: &str, origin: Origin) -> Self {
+        Self { key, table: None, raw: Raw::Text(text.to_owned()), written: None, origin }
+    }
 }
 
 /// Resolves all layers; on failure every problem found is told, not only the first.
@@ -242,9 +251,9 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     }
     environment::read(&sources.env, tables.all(), &mut stated, &mut errors);
     for flag in &sources.flags {
-        let (raw, origin) = (Raw::Text(flag.text.clone()), Origin::Flag(flag.flag));
+        let origin = Origin::Flag(flag.flag);
         match keys::find(flag.key) {
-            Some(key) => stated.push(Stated { key, table: None, raw, origin }),
+            Some(key) => stated.push(Stated::plain(key, &flag.text, origin)),
             None => errors.push(ConfigError::unknown_key(flag.key, origin)),
         }
     }
@@ -270,13 +279,25 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     if errors.is_empty() { Ok(Resolved { config, entries, tables, warnings }) } else { Err(ConfigErrors(errors)) }
 }
 
+/// `backends.NAME.url`, or `server.port`.
+fn key_path(key: &Key, table: Option<(&Family, &str)>) -> String {
+    table.map_or(key.name.into(), |(family, name)| format!("{}.{}", family.path(name), key.name))
+}
+
 /// Checks a value and puts it in the place of a weaker one.
 fn apply(stated: Stated, entries: &mut [Entry], tables: &mut Tables, errors: &mut Vec<ConfigError>) {
-    let Stated { key, table, raw, origin } = stated;
-    let path = table.as_ref().map_or(key.name.into(), |(family, name)| format!("{}.{}", family.path(name), key.name));
+    let Stated { key, table, raw, written, origin } = stated;
+    let path = key_path(key, table.as_ref().map(|(family, name)| (*family, name.as_str())));
     let value = match key.parse(&raw, &origin) {
         Ok(value) => value,
-        Err(problem) => return errors.push(ConfigError::BadValue { key: path, problem, origin }),
+        Err(problem) => {
+            // What a variable holds may be a secret that went to the wrong key: the message quotes its name.
+            let unread = written.map(|written| key.parse(&written, &origin).err());
+            let problem = unread.map_or(problem, |unread| {
+                unread.unwrap_or_else(|| "takes no value such as its variables hold; look at them".into())
+            });
+            return errors.push(ConfigError::BadValue { key: path, problem, origin });
+        }
     };
     let entries = match &table {
         None => entries,

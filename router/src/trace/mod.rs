@@ -5,6 +5,8 @@
 //! fields, and without `[trace]` a request costs two random numbers.
 
 mod context;
+#[cfg(test)]
+pub(crate) mod receiver;
 mod span;
 mod tracer;
 

@@ -1,69 +1,10 @@
 //! Spans as a real receiver gets them.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::routing::post;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value as ProtoValue;
-use opentelemetry_proto::tonic::trace::v1::Span as ProtoSpan;
-use prost::Message;
 
 use super::*;
-use crate::config::{Secret, TraceConfig};
 use crate::trace::Tracer;
-
-/// An OTLP receiver: what came, decoded, and the `authorization` it came with.
-#[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<(Vec<ExportTraceServiceRequest>, Vec<HeaderValue>)>>);
-
-async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) {
-    let mut got = receiver.0.lock().unwrap();
-    got.0.push(ExportTraceServiceRequest::decode(body).unwrap());
-    got.1.extend(headers.get("authorization").cloned());
-}
-
-impl Receiver {
-    async fn start(&self) -> SocketAddr {
-        let app = Router::new().route("/v1/traces", post(receive)).with_state(self.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        address
-    }
-
-    fn spans(&self) -> Vec<ProtoSpan> {
-        let got = self.0.lock().unwrap();
-        let scopes = got.0.iter().flat_map(|request| &request.resource_spans).flat_map(|spans| &spans.scope_spans);
-        scopes.flat_map(|scope| scope.spans.clone()).collect()
-    }
-}
-
-fn attributes(span: &ProtoSpan) -> BTreeMap<String, String> {
-    let text = |value: &ProtoValue| match value {
-        ProtoValue::StringValue(text) => text.clone(),
-        ProtoValue::IntValue(number) => number.to_string(),
-        ProtoValue::DoubleValue(number) => number.to_string(),
-        other => format!("{other:?}"),
-    };
-    let value = |attribute: &opentelemetry_proto::tonic::common::v1::KeyValue| {
-        attribute.value.as_ref().and_then(|value| value.value.as_ref()).map(text).unwrap_or_default()
-    };
-    span.attributes.iter().map(|attribute| (attribute.key.clone(), value(attribute))).collect()
-}
-
-fn config(address: SocketAddr, sample_percent: f64) -> TraceConfig {
-    TraceConfig {
-        otlp_endpoint: format!("http://{address}"),
-        otlp_headers: vec![("authorization".parse().unwrap(), Secret::new("Bearer hidden"))],
-        sample_percent,
-    }
-}
+use crate::trace::receiver::{Receiver, attributes, config, hex};
 
 async fn stop(tracer: Tracer) {
     tokio::task::spawn_blocking(move || tracer.stop()).await.unwrap();
@@ -78,7 +19,7 @@ async fn a_request_and_its_call_arrive_with_the_conventions_names() {
     headers.insert("traceparent", HeaderValue::from_static(parent));
     headers.insert("tracestate", HeaderValue::from_static("vendor=x"));
     let request = tracer.request("POST", "/v1/chat/completions", &headers);
-    let mut call = tracer.call("chat gpt-4o".into(), request.context());
+    let mut call = tracer.call(|| "chat gpt-4o".into(), request.context());
     let mut sent = HeaderMap::new();
     call.context().write(&mut sent);
     call.set("server.address", "api.example.org");
@@ -105,7 +46,6 @@ async fn a_request_and_its_call_arrive_with_the_conventions_names() {
     let spans = receiver.spans();
     assert_eq!(spans.len(), 2, "{spans:?}");
     let (call, request) = (&spans[0], &spans[1]);
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(hex(&request.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(hex(&request.parent_span_id), "00f067aa0ba902b7");
     assert_eq!((hex(&call.trace_id), &call.parent_span_id), (hex(&request.trace_id), &request.span_id));
@@ -135,10 +75,8 @@ async fn a_request_and_its_call_arrive_with_the_conventions_names() {
     assert_eq!(attributes(call)["error.type"], "rate_limited");
     // 2 is the protocol's number for an error, 0 for nothing said.
     assert_eq!((call.status.as_ref().unwrap().code, request.status.as_ref().map_or(0, |status| status.code)), (2, 0));
-    let got = receiver.0.lock().unwrap();
-    assert_eq!(got.1, [HeaderValue::from_static("Bearer hidden")]);
-    let resource = got.0[0].resource_spans[0].resource.as_ref().unwrap();
-    assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.name"));
+    assert_eq!(receiver.authorizations(), [HeaderValue::from_static("Bearer hidden")]);
+    assert_eq!(receiver.resource()["service.name"], "engram");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +124,7 @@ fn without_a_receiver_a_trace_is_passed_on_as_it_came() {
     headers.insert("traceparent", parent.clone());
     let request = tracer.request("POST", "/v1/completions", &headers);
     let mut sent = HeaderMap::new();
-    tracer.call("x".into(), request.context()).context().write(&mut sent);
+    tracer.call(|| "x".into(), request.context()).context().write(&mut sent);
     assert_eq!(sent["traceparent"], parent);
     headers.insert("traceparent", HeaderValue::from_static("bad"));
     let begun = tracer.request("POST", "/v1/completions", &headers);

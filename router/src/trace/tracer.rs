@@ -69,16 +69,15 @@ impl Tracer {
     /// Begins the span of a request with these headers, in the trace that they name or in a new one.
     pub fn request(&self, method: &str, route: &str, headers: &HeaderMap) -> TraceSpan {
         let came_with = TraceContext::read(headers);
-        let name = format!("{method} {route}");
-        self.begin(name, SpanKind::Server, came_with.as_ref())
+        self.begin(|| format!("{method} {route}"), SpanKind::Server, came_with.as_ref())
     }
 
     /// Begins the span of a call that is made on behalf of a request.
-    pub fn call(&self, name: String, request: &TraceContext) -> TraceSpan {
+    pub fn call(&self, name: impl FnOnce() -> String, request: &TraceContext) -> TraceSpan {
         self.begin(name, SpanKind::Client, Some(request))
     }
 
-    fn begin(&self, name: String, kind: SpanKind, parent: Option<&TraceContext>) -> TraceSpan {
+    fn begin(&self, name: impl FnOnce() -> String, kind: SpanKind, parent: Option<&TraceContext>) -> TraceSpan {
         let Some(sending) = &self.0 else {
             return TraceSpan::unsent(parent.cloned().unwrap_or_default());
         };
@@ -87,7 +86,7 @@ impl Tracer {
             None => Context::new(),
         };
         let span =
-            sending.tracer.span_builder(name).with_kind(kind).start_with_context(&sending.tracer, &parent_context);
+            sending.tracer.span_builder(name()).with_kind(kind).start_with_context(&sending.tracer, &parent_context);
         let state = parent.and_then(|parent| parent.state.clone());
         TraceSpan::sent(of_context(&span, state), span)
     }

@@ -37,7 +37,8 @@ pub async fn change(
     Ok(Json(flag_json(&flag)))
 }
 
-fn read_change(body: &[u8]) -> Result<FlagChange, ApiError> {
+/// Reads what a request changes.
+pub(crate) fn read_change(body: &[u8]) -> Result<FlagChange, ApiError> {
     let mut fields = Fields::from_slice(body)?;
     let enabled = fields.raw("enabled").map(|value| match value {
         Value::Bool(enabled) => Ok(enabled),
