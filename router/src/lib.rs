@@ -6,6 +6,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod backend;
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod context;
@@ -24,6 +25,7 @@ pub mod request_id;
 mod server;
 pub mod sse;
 pub mod startup;
+mod window;
 
 pub use app::AppState;
 pub use server::serve;
