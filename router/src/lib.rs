@@ -25,6 +25,7 @@ pub mod prices;
 pub mod request_id;
 pub mod retry;
 mod server;
+pub mod spend;
 pub mod sse;
 pub mod startup;
 mod window;
