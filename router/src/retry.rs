@@ -8,6 +8,11 @@ use rand::{Rng, RngExt};
 
 use crate::window::Window;
 
+/// Retries that a quiet server may make in a [`WINDOW`], whatever the share of its requests allows.
+pub const FLOOR: u32 = 10;
+/// How far back a budget looks.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
 /// Waits between attempts: capped, exponential, with full jitter (any time up to the bound is as likely), so that
 /// clients that failed together do not come back together.
 /// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
@@ -82,7 +87,8 @@ pub struct RetryView {
 }
 
 impl RetryBudget {
-    /// Retries for `percent` of the requests of the last `window`, and `floor` more.
+    /// Retries for `percent` of the requests of the last `window`, and `floor` more; [`WINDOW`] and [`FLOOR`] where
+    /// nothing says otherwise.
     pub fn new(percent: u32, floor: u32, window: Duration) -> Self {
         Self {
             percent: u64::from(percent),
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_bad_day_is_not_multiplied() {
-        let budget = RetryBudget::new(20, 10, Duration::from_secs(10));
+        let budget = RetryBudget::new(20, FLOOR, WINDOW);
         let start = Instant::now();
         // 1,000 requests a second for a minute, each of which fails and would retry three times.
         let mut retries = 0;
@@ -203,7 +209,7 @@ mod tests {
         // After a silence there is the floor again, and no more.
         let later = now + Duration::from_secs(60);
         assert_eq!((0..30).filter(|_| budget.withdraw(later)).count(), 10);
-        assert!(!RetryBudget::new(0, 0, Duration::from_secs(10)).withdraw(later));
+        assert!(!RetryBudget::new(0, 0, WINDOW).withdraw(later));
     }
 
     proptest! {

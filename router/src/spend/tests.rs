@@ -147,6 +147,36 @@ fn one_directory_is_one_servers() {
 }
 
 #[test]
+fn what_is_settled_reaches_file_and_disk_unasked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let books = Spend::open(dir.path()).expect("new");
+    let mut early = 0;
+    for round in 1..=3 {
+        spend(&books, "k", 1.0, NOON);
+        let start = Instant::now();
+        let mut written = None;
+        let synced = loop {
+            let passed = start.elapsed();
+            assert!(passed < Duration::from_secs(20), "round {round}: neither written nor synced");
+            let charges = log::read(dir.path()).expect("whole at any moment").charges;
+            if charges.iter().map(|charge| charge.amount).sum::<Usd>() == usd(f64::from(round)) {
+                written.get_or_insert(passed);
+            }
+            let inside = books.shared.lock();
+            if inside.synced == inside.settled {
+                break passed;
+            }
+            drop(inside);
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert!(synced >= Pace::default().sync_every, "round {round}: {synced:?}, sooner than it must");
+        early += u32::from(written.is_some_and(|written| written < synced));
+    }
+    // A busy machine may miss one, hardly all.
+    assert!(early > 0, "writes wait for the disk");
+}
+
+#[test]
 fn a_damaged_log_is_named_and_a_torn_one_is_not_damage() {
     let dir = tempfile::tempdir().expect("a directory");
     let pace = Pace { linger: Duration::ZERO, ..Pace::default() };
