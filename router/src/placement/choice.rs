@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn key(head: u64, conversation: u64) -> PrefixKey {
-        PrefixKey { head: mix(head, 3), conversation: mix(conversation, 4) }
+        PrefixKey { head: mix(head, 3), conversation: mix(conversation, 4), going_on: false }
     }
 
     const BOUND: Bound = Bound { factor: 1.25, comfortable: 0 };

@@ -21,6 +21,8 @@ pub struct PrefixKey {
     pub head: u64,
     /// The head and the first question, or the session.
     pub conversation: u64,
+    /// The conversation was answered before: more than its head may lie in a cache.
+    pub going_on: bool,
 }
 
 impl PrefixKey {
@@ -45,7 +47,8 @@ impl PrefixKey {
         }
         let conversation = number(conversation);
         let shared = leads > 0 || !tools.is_empty();
-        Some(Self { head: if shared { number(head) } else { conversation }, conversation })
+        let going_on = messages[leads..].iter().any(|message| message["role"] == "assistant");
+        Some(Self { head: if shared { number(head) } else { conversation }, conversation, going_on })
     }
 
     /// Of a completion's body; a list of prompts goes by its first. `None`: too short for a cache to matter.
@@ -76,7 +79,7 @@ impl PrefixKey {
             take(&mut hash, session.as_bytes(), MOST_BYTES);
         }
         let conversation = number(hash);
-        Some(Self { head: conversation, conversation })
+        Some(Self { head: conversation, conversation, going_on: true })
     }
 }
 
@@ -147,7 +150,7 @@ mod tests {
         let grown = chat(&[("system", &system), ("user", "sort a list"), ("assistant", "how?"), ("user", "fast")]);
         let other = chat(&[("system", &system), ("user", "open a file")]);
         let elsewhere = chat(&[("system", &format!("Not {system}")), ("user", "sort a list")]);
-        assert_eq!(key(&first), key(&grown));
+        assert_eq!(PrefixKey { going_on: true, ..key(&first) }, key(&grown));
         assert_eq!(key(&first).head, key(&other).head);
         assert_ne!(key(&first).conversation, key(&other).conversation);
         assert_ne!(key(&first).head, key(&elsewhere).head);
