@@ -6,4 +6,5 @@
 pub mod agreement;
 pub mod engine;
 pub mod machine;
+pub mod placement;
 pub mod upstream;

@@ -15,6 +15,7 @@ use crate::context;
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::chat::ChatRequest;
 use crate::openai::completion::CompletionRequest;
+use crate::placement::Placed;
 use crate::remote::{Chunk, Upstream};
 use crate::routing::{Attempt, Backend, Began, Candidate, Refusal, RemoteAnswer, RemoteCall};
 
@@ -72,14 +73,17 @@ impl Begun {
 
 /// The stream of another server; a failure in it counts against the backend, and its place there is kept to the end.
 fn remote_chunks(answer: RemoteAnswer) -> Chunks {
-    let RemoteAnswer { began, seat, backend, .. } = answer;
+    let RemoteAnswer { began, seat, backend, placed, .. } = answer;
     let Began::Stream(stream) = began else {
         return futures::stream::empty().boxed();
     };
     stream
         .map(move |chunk| {
-            let _kept = &seat;
+            let _kept = (&seat, &placed);
             chunk.map_err(|failure| {
+                if let Some(placed) = placed.as_ref().filter(|_| failure.kind.counts()) {
+                    placed.failed(Instant::now());
+                }
                 if failure.kind.counts()
                     && let Ok(permit) = backend.breaker().try_acquire(Instant::now())
                 {
@@ -137,6 +141,7 @@ impl Way {
     pub(super) async fn begin_remote(
         &mut self,
         candidate: &Candidate,
+        placed: Option<Placed>,
         backend: &Arc<Backend>,
         upstream: &str,
         failed: &mut Vec<Attempt>,
@@ -156,6 +161,7 @@ impl Way {
             first_by: self.first_by,
             deadline: self.deadline,
             candidate,
+            placed,
         };
         let answer = self.state.routing().ask(backend, call, failed).await?;
         Ok(Begun::Remote(Box::new(answer)))

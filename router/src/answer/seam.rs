@@ -36,11 +36,11 @@ impl Way {
         let before = self.asked.body.clone();
         self.extend(text, tokens);
         let mut found = None;
-        while let Some(candidate) = self.rest.pop_front() {
+        while let Some((candidate, placed)) = self.next_candidate() {
             if !self.can_continue(&candidate) {
                 continue;
             }
-            match self.attempt(&candidate, report).await {
+            match self.attempt(&candidate, placed, report).await {
                 Ok(answer) => {
                     found = Some(answer);
                     break;

@@ -10,6 +10,7 @@ use axum::response::Response;
 
 use super::asked::check_there_is_a_prompt;
 use super::begin::Begun;
+use super::kept::{Keep, Looked};
 use super::{Asked, Endpoint, stream, whole};
 use crate::access::Facts;
 use crate::api::blocking;
@@ -19,6 +20,7 @@ use crate::context::{self, Attached, Counter};
 use crate::drain::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::memory::extension::MemoryWish;
+use crate::placement::Placed;
 use crate::request_id::RequestId;
 use crate::routing::{Admission, Bill, Candidate, Plan, Refusal, Report, Target};
 
@@ -46,6 +48,8 @@ pub(super) struct Way {
     pub question: Option<String>,
     pub deadline: Option<Instant>,
     pub first_by: Option<Instant>,
+    /// Where the answer is to be kept.
+    pub keep: Keep,
     /// Candidates that have not been asked.
     pub rest: VecDeque<Candidate>,
 }
@@ -69,7 +73,16 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
     let plan = Plan::new(&asked, &table, state.models(), &caller.tenant)?;
     let mut way = Way::new(state, caller, asked, received)?;
     way.recall(&plan).await?;
-    let (begun, bill, report) = way.cascade(plan).await?;
+    let cache = match way.look(&plan).await? {
+        Looked::Found(answer, status) => return Ok(way.replay(&plan, &answer, status)),
+        Looked::Keep(keep, status) => {
+            way.keep = keep;
+            status
+        }
+    };
+    way.state.routing().metrics().cached(cache.as_str());
+    let (begun, bill, mut report) = way.cascade(plan).await?;
+    report.cache = cache;
     if way.asked.stream {
         Ok(stream::response(way, begun, bill, report))
     } else {
@@ -87,7 +100,7 @@ impl Way {
         let deadline = state.deadline(received, wanted);
         let first_by = asked.wish.first_token.and_then(|wait| received.checked_add(wait));
         let rest = VecDeque::new();
-        Ok(Self { state, caller, asked, attached: None, question: None, deadline, first_by, rest })
+        Ok(Self { state, caller, asked, attached: None, question: None, deadline, first_by, keep: Keep::default(), rest })
     }
 
     /// Looks into the memory, if the request or its key wants that.
@@ -122,10 +135,10 @@ impl Way {
     /// Asks the plan's candidates in order until one has begun to answer.
     async fn cascade(&mut self, plan: Plan) -> Result<(Begun, Bill, Report), ApiError> {
         let mut report = Report { rule: plan.rule, left_out: plan.left_out, ..Report::default() };
-        self.rest = self.state.routing().order(plan.candidates, &self.asked, &self.caller.tenant).into();
+        self.rest = self.state.routing().order(plan.candidates).into();
         let mut own = None;
-        while let Some(candidate) = self.rest.pop_front() {
-            match self.attempt(&candidate, &mut report).await {
+        while let Some((candidate, placed)) = self.next_candidate() {
+            match self.attempt(&candidate, placed, &mut report).await {
                 Ok((begun, bill)) => return Ok((begun, bill, report)),
                 Err(Refusal::LeftOut(out)) => report.left_out.push(out),
                 Err(Refusal::Failed(attempt)) => report.failed.push(attempt),
@@ -143,10 +156,17 @@ impl Way {
         }
     }
 
+    /// Who is asked next. Of several peers with the same model it is the one that likely holds the prompt's KV.
+    pub(super) fn next_candidate(&mut self) -> Option<(Candidate, Option<Placed>)> {
+        let (chosen, placed) = self.state.routing().place(&self.rest, &self.asked, &self.caller.tenant);
+        self.rest.remove(chosen).map(|candidate| (candidate, placed))
+    }
+
     /// Asks one candidate; the report then names it.
     pub(super) async fn attempt(
         &mut self,
         candidate: &Candidate,
+        placed: Option<Placed>,
         report: &mut Report,
     ) -> Result<(Begun, Bill), Refusal> {
         let routing = self.state.routing().clone();
@@ -159,7 +179,7 @@ impl Way {
                 self.begin_local(candidate, model).await?
             }
             Target::Remote { backend, upstream } => {
-                self.begin_remote(candidate, backend, upstream, &mut report.failed).await?
+                self.begin_remote(candidate, placed, backend, upstream, &mut report.failed).await?
             }
         };
         report.backend = candidate.backend().to_owned();

@@ -12,13 +12,18 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::begin::{Begun, Chunks, finished, said};
+use super::kept::Keep;
 use super::serve::Way;
+use crate::cache::Assembler;
 use crate::context::Exchange;
 use crate::error::ApiError;
 use crate::prices::TokenCount;
 use crate::remote::{Chunk, usage_of};
 use crate::routing::{Bill, Report};
 use crate::sse;
+
+/// Bytes of the largest answer that is put together to be kept.
+const MOST_KEPT: usize = 1 << 20;
 
 /// The streamed answer.
 pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Report) -> Response {
@@ -30,7 +35,12 @@ pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Repor
         memory: exchange.as_ref().map(Exchange::member),
         engram: way.state.routing().is_in_use().then(|| report.member()),
     };
+    let keep = std::mem::take(&mut way.keep);
+    let kept = keep
+        .is_wanted()
+        .then(|| (Assembler::new(way.asked.endpoint, way.choices(), MOST_KEPT), keep));
     let out = Out {
+        kept,
         bill: Some(bill),
         remote: matches!(begun, Begun::Remote(_)),
         chunks: begun.chunks(),
@@ -75,6 +85,8 @@ struct Out {
     bill: Option<Bill>,
     /// What comes now is another server's.
     remote: bool,
+    /// The answer as it grows, and where it is kept once it is whole.
+    kept: Option<(Assembler, Keep)>,
     exchange: Option<Exchange>,
     first: Option<Extras>,
     /// Id of the answer, the same across a seam.
@@ -112,6 +124,9 @@ impl Out {
 
     fn take(&mut self, mut chunk: Chunk) {
         let endpoint = self.way.asked.endpoint;
+        if let Some((assembler, _)) = &mut self.kept {
+            assembler.push(&chunk.value);
+        }
         if let Some(text) = said(endpoint, &chunk.value).filter(|text| !text.is_empty()) {
             self.pieces += 1;
             if self.keeps_text {
@@ -208,6 +223,8 @@ impl Out {
             return self.fail(&error);
         };
         error.log();
+        // An answer of two parts is nobody else's.
+        self.kept = None;
         let mut seam = json!({"after_characters": self.text.chars().count(), "reason": error.message()});
         seam["from"] = self.parts.last().map(describe).unwrap_or_default();
         seam["to"] = json!({"backend": self.report.backend, "model": self.report.model});
@@ -228,6 +245,12 @@ impl Out {
         self.ended = true;
         let estimated = self.estimated();
         self.settle(estimated, true);
+        if let Some((assembler, keep)) = self.kept.take() {
+            match assembler.finish() {
+                Ok(answer) => keep.complete(&answer),
+                Err(error) => tracing::debug!(%error, "the answer is not kept"),
+            }
+        }
         if let Some(exchange) = self.exchange.take() {
             exchange.complete();
         }
@@ -237,6 +260,7 @@ impl Out {
     /// The answer will not be complete: the client is told, and no `[DONE]` follows.
     fn fail(&mut self, error: &ApiError) {
         self.ended = true;
+        self.kept = None;
         error.log();
         self.way.caller.facts.fail_in_stream();
         self.ready.push_back(sse::error_event(error));

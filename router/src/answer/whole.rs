@@ -12,7 +12,7 @@ use crate::remote::usage_of;
 use crate::routing::{Bill, Report};
 
 /// The whole answer, with what was recalled for it, who made it and what it cost.
-pub(super) async fn response(way: Way, begun: Begun, bill: Bill, mut report: Report) -> Result<Response, ApiError> {
+pub(super) async fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Report) -> Result<Response, ApiError> {
     report.upstream = begun.upstream().cloned();
     let remote = matches!(begun, Begun::Remote(_));
     let mut value = begun.whole().await?;
@@ -20,6 +20,7 @@ pub(super) async fn response(way: Way, begun: Begun, bill: Bill, mut report: Rep
     if remote {
         way.caller.facts.add_tokens(usage.prompt as usize, usage.cached as usize, usage.completion as usize);
     }
+    way.keep(&value);
     let cost = bill.settle(&usage);
     way.caller.facts.routed(&report, cost);
     finish(way, &mut value, &report, cost);

@@ -20,26 +20,6 @@ pub use assemble::Assembler;
 pub use exact::{Asked, CacheSettings, Counts, Recorder, ResponseCache, WaitedTooLong, cacheable, choices};
 pub use key::{Asker, CacheKey};
 pub use replay::replay;
-pub use semantic::{Embed, EmbedFailed, Look, Question, SemanticCache, SemanticSettings};
+pub use semantic::{Embed, EmbedFailed, Look, Question, SemanticCache, SemanticSettings, Unanswered};
 
-/// Where a question was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-}
-
-impl Endpoint {
-    /// Its path, below the base URL.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "chat/completions",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-        }
-    }
-}
+use crate::remote::Endpoint;

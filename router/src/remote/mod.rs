@@ -53,7 +53,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const PEER_PROBES: [&str; 2] = ["/ready", "/health"];
 
 /// Which of a backend's endpoints a call is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `chat/completions`.
     Chat,
@@ -61,6 +61,17 @@ pub enum Endpoint {
     Completions,
     /// `embeddings`.
     Embeddings,
+}
+
+impl Endpoint {
+    /// Its path, below the base URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "chat/completions",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+        }
+    }
 }
 
 /// One request to a backend.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::breaker::Permit;
 use crate::bulkhead::Seat;
 use crate::error::ApiError;
+use crate::placement::Placed;
 use crate::remote::{Call, Endpoint, Failure, FailureKind, RemoteStream, Upstream, Whole};
 
 use super::plan::{Candidate, LeftOut};
@@ -33,6 +34,8 @@ pub struct RemoteCall<'a> {
     pub deadline: Option<Instant>,
     /// Who is asked, for which model.
     pub candidate: &'a Candidate,
+    /// Its place among peers, if it was chosen among them.
+    pub placed: Option<Placed>,
 }
 
 /// What a remote backend has begun to say.
@@ -51,6 +54,8 @@ pub struct RemoteAnswer {
     pub upstream: Upstream,
     /// Its place in the bulkhead, to be kept until the answer has ended.
     pub seat: Seat,
+    /// Its place among peers, to be kept as long.
+    pub placed: Option<Placed>,
     /// Who answers.
     pub backend: Arc<Backend>,
 }
@@ -72,7 +77,7 @@ impl Routing {
     pub async fn ask(
         &self,
         backend: &Arc<Backend>,
-        call: RemoteCall<'_>,
+        mut call: RemoteCall<'_>,
         failed: &mut Vec<Attempt>,
     ) -> Result<RemoteAnswer, Refusal> {
         let body = match serde_json::to_vec(&call.body) {
@@ -85,7 +90,10 @@ impl Routing {
         for attempt in 0..tries {
             let begun = Instant::now();
             let failure = match self.try_once(backend, &call, body.clone()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(mut answer) => {
+                    answer.placed = call.placed.take();
+                    return Ok(answer);
+                }
                 Err(Tried::NotAsked(why)) => return Err(left_out(call.candidate, why)),
                 Err(Tried::Failed(failure)) => failure,
             };
@@ -146,6 +154,9 @@ impl Routing {
                 // A whole answer takes as long as it is long: only the wait for a first token says how the backend is.
                 let took = if call.stream { took } else { Duration::ZERO };
                 of_backend.success(now, took);
+                if let Some(placed) = call.placed.as_ref().filter(|_| call.stream) {
+                    placed.answered(took, now);
+                }
                 if let Some(permit) = of_model {
                     permit.success(now, took);
                 }
@@ -153,9 +164,12 @@ impl Routing {
                     Began::Whole(whole) => whole.upstream.clone(),
                     Began::Stream(stream) => stream.upstream().clone(),
                 };
-                Ok(RemoteAnswer { began, upstream, seat, backend: Arc::clone(backend) })
+                Ok(RemoteAnswer { began, upstream, seat, placed: None, backend: Arc::clone(backend) })
             }
             Err(failure) => {
+                if let Some(placed) = call.placed.as_ref().filter(|_| failure.kind.counts()) {
+                    placed.failed(now);
+                }
                 note(of_backend, &failure, now, took);
                 if let Some(permit) = of_model {
                     note(permit, &failure, now, took);

@@ -17,8 +17,8 @@ mod report;
 mod table;
 mod wish;
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 pub use admission::{Admission, Estimate};
 pub use backend::Backend;
@@ -30,7 +30,9 @@ pub use report::{Attempt, CacheStatus, Report};
 pub use table::Table;
 pub use wish::{Route, Wish};
 
+use crate::cache::{CacheSettings, Embed, ResponseCache, SemanticCache, SemanticSettings};
 use crate::config::RoutingConfig;
+use crate::placement::{Placement, PlacementSettings};
 use crate::remote::RemoteError;
 use crate::retry::{Backoff, RetryBudget};
 use crate::spend::Spend;
@@ -48,6 +50,12 @@ struct Inner {
     /// Read for each request, written by a reload: a reader takes the `Arc` and lets go.
     table: RwLock<Arc<Table>>,
     retries: RwLock<Arc<RetryBudget>>,
+    placement: Arc<Placement>,
+    /// Replaced where a reload changes its size or time: what was kept is forgotten then.
+    cache: RwLock<Arc<ResponseCache>>,
+    semantic: RwLock<Option<Arc<SemanticCache>>>,
+    /// Who makes vectors of questions, once that is known.
+    encoder: OnceLock<Arc<dyn Embed>>,
     spend: Spend,
     metrics: RoutingMetrics,
 }
@@ -56,13 +64,34 @@ impl Routing {
     /// A router for this configuration; start [`Routing::watch`] once a runtime runs.
     pub fn new(config: RoutingConfig, spend: Spend, metrics: RoutingMetrics) -> Result<Self, RemoteError> {
         let retries = RwLock::new(Arc::new(retry_budget(&config)));
-        let table = RwLock::new(Arc::new(Table::new(config, None)?));
-        Ok(Self(Arc::new(Inner { table, retries, spend, metrics })))
+        let cache = RwLock::new(ResponseCache::new(&cache_settings(&config)));
+        let table = Arc::new(Table::new(config, None)?);
+        let placement = Placement::new(PlacementSettings::default());
+        placement.set_nodes(peers(&table), Instant::now());
+        let (table, semantic, encoder) = (RwLock::new(table), RwLock::default(), OnceLock::new());
+        Ok(Self(Arc::new(Inner { table, retries, placement, cache, semantic, encoder, spend, metrics })))
+    }
+
+    /// Questions are compared by this encoder from now on, where the configuration wants that.
+    pub fn compare_by(&self, encoder: Arc<dyn Embed>) {
+        if self.0.encoder.set(encoder).is_ok() {
+            let table = self.table();
+            *self.0.semantic.write().unwrap_or_else(PoisonError::into_inner) = self.semantic_of(&table.settings);
+        }
+    }
+
+    fn semantic_of(&self, config: &RoutingConfig) -> Option<Arc<SemanticCache>> {
+        let settings = SemanticSettings {
+            threshold: config.semantic_threshold,
+            ttl: config.cache_ttl,
+            ..SemanticSettings::default()
+        };
+        self.0.encoder.get().map(|encoder| SemanticCache::new(settings, Arc::clone(encoder)))
     }
 
     /// Begins to check the backends' health.
     pub fn watch(&self) {
-        probe::start(self.table().backends.values().cloned());
+        probe::start(&self.0.placement, self.table().backends.values().cloned());
     }
 
     /// Makes ready for another configuration; calling the result puts it in place. Requests that run go on under the old
@@ -73,14 +102,23 @@ impl Routing {
     pub fn prepare(&self, config: RoutingConfig) -> Result<impl FnOnce() + use<>, RemoteError> {
         let (routing, before) = (self.clone(), self.table());
         let retries = Arc::new(retry_budget(&config));
+        let forget = cache_settings(&config) != cache_settings(&before.settings)
+            || config.semantic_threshold != before.settings.semantic_threshold;
         let table = Arc::new(Table::new(config, Some(&before))?);
         Ok(move || {
+            let inner = &routing.0;
+            if forget {
+                *inner.cache.write().unwrap_or_else(PoisonError::into_inner) =
+                    ResponseCache::new(&cache_settings(&table.settings));
+                *inner.semantic.write().unwrap_or_else(PoisonError::into_inner) = routing.semantic_of(&table.settings);
+            }
+            inner.placement.set_nodes(peers(&table), Instant::now());
             let is_new = |backend: &&Arc<Backend>| {
                 before.backends.get(backend.name()).is_none_or(|old| !Arc::ptr_eq(old, backend))
             };
-            probe::start(table.backends.values().filter(is_new).cloned());
-            *routing.0.table.write().unwrap_or_else(PoisonError::into_inner) = table;
-            *routing.0.retries.write().unwrap_or_else(PoisonError::into_inner) = retries;
+            probe::start(&inner.placement, table.backends.values().filter(is_new).cloned());
+            *inner.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+            *inner.retries.write().unwrap_or_else(PoisonError::into_inner) = retries;
         })
     }
 
@@ -92,6 +130,21 @@ impl Routing {
     /// Whether answers tell how they were routed: there is more than the engine here.
     pub fn is_in_use(&self) -> bool {
         !self.table().is_local_only()
+    }
+
+    /// Which peer takes a request.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.0.placement
+    }
+
+    /// Whole answers to equal requests.
+    pub fn cache(&self) -> Arc<ResponseCache> {
+        Arc::clone(&self.0.cache.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whole answers to like requests; `None`: nobody makes vectors of them.
+    pub fn semantic(&self) -> Option<Arc<SemanticCache>> {
+        self.0.semantic.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What keys have spent.
@@ -112,6 +165,15 @@ impl Routing {
         let table = self.table();
         Backoff { base: table.settings.retry_base, cap: table.settings.retry_cap }
     }
+}
+
+/// Names of one's own other nodes.
+fn peers(table: &Table) -> impl Iterator<Item = &str> {
+    table.backends.values().filter(|backend| !backend.is_hosted()).map(|backend| backend.name())
+}
+
+fn cache_settings(config: &RoutingConfig) -> CacheSettings {
+    CacheSettings { memory: config.cache_bytes, ttl: config.cache_ttl, ..CacheSettings::default() }
 }
 
 fn retry_budget(config: &RoutingConfig) -> RetryBudget {

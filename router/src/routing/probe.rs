@@ -1,7 +1,9 @@
 //! The active health check: each backend is asked at its own interval, whoever else is slow.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::placement::Placement;
 
 use super::{Backend, Routing};
 
@@ -10,22 +12,23 @@ const DISCOVER_EVERY: u32 = 12;
 
 /// Probes `backends` until they are replaced. A task holds its backend only while it asks, so that one that a reload
 /// has dropped is soon gone.
-pub fn start(backends: impl IntoIterator<Item = Arc<Backend>>) {
+pub fn start(placement: &Arc<Placement>, backends: impl IntoIterator<Item = Arc<Backend>>) {
     for backend in backends {
         // Without an interval it is never asked, and only what requests see counts.
         if let Some(interval) = backend.config().health_interval {
-            tokio::spawn(watch(Arc::downgrade(&backend), interval));
+            tokio::spawn(watch(Arc::downgrade(&backend), Arc::clone(placement), interval));
         }
     }
 }
 
-async fn watch(backend: Weak<Backend>, interval: Duration) {
+async fn watch(backend: Weak<Backend>, placement: Arc<Placement>, interval: Duration) {
     let mut probes = 0_u32;
     loop {
         let Some(backend) = backend.upgrade() else {
             return;
         };
         backend.probe(probes % DISCOVER_EVERY == 0).await;
+        placement.checked(backend.name(), backend.is_up(), Instant::now());
         drop(backend);
         probes = probes.wrapping_add(1);
         tokio::time::sleep(interval).await;

@@ -24,6 +24,7 @@ use engram_inference::EngineConfig;
 use engram_models::pull::PullOptions;
 use engram_models::pull::progress;
 
+use crate::answer::QuestionEncoder;
 use crate::app::AppState;
 use crate::auth::{ApiKeys, KeyStore, Scope, Scopes, Tenant};
 use crate::backend::{Encoders, Models};
@@ -91,8 +92,9 @@ async fn serve(resolved: Resolved, serving: Serving) -> anyhow::Result<()> {
     let encoders = Encoders::new(&config.memory.encoder, pull_options(&config, false));
     encoders.start();
     let memory = memory::start(&config, encoders.clone(), Arc::clone(&metrics));
-    let models = Models::new([loaded.served]).with_encoders(encoders);
     let routing = routing(&config, &metrics)?;
+    routing.compare_by(Arc::new(QuestionEncoder::new(encoders.clone())));
+    let models = Models::new([loaded.served]).with_encoders(encoders);
     // The first requests are to find models; a backend that does not answer is found to be down.
     routing.discover().await;
     routing.watch();
