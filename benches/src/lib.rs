@@ -1,5 +1,5 @@
-//! Measurements that the command line and the scripts share: the engine's speed, and how far its
-//! answers are from the exact model's.
+//! Measurements that the command line and the scripts share: the engine's speed, how far its answers are from the
+//! exact model's, and how a fleet fares by how its nodes are chosen.
 
 #![forbid(unsafe_code)]
 

@@ -55,6 +55,7 @@ fn body_of(request: &Received) -> Value {
 }
 
 /// A server with the model `alphabet` and a hosted model `big` at `url`.
+/// With `# cached` in `more` answers are kept.
 fn with_hosted(url: &str, more: &str) -> (AppState, Arc<Knobs>) {
     routed(&format!(
         r#"
@@ -79,8 +80,11 @@ models = ["big"]
 retry_base_ms = 1
 retry_cap_ms = 2000
 fallback = "any"
+cache = {cache}
 {more}
-"#
+"#,
+        // Most of these tests ask the same thing twice and mean two answers.
+        cache = more.contains("cached"),
     ))
 }
 
@@ -378,4 +382,102 @@ async fn servers_that_are_each_others_peers_do_not_pass_requests_round() {
     let answer = router(state.clone()).oneshot(request).await.expect("infallible");
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(up.counts.requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn equal_requests_are_answered_once() {
+    let up = Upstream::start(|request| match request.before {
+        0 => vec![Step::Reset],
+        _ => either(request, "kept"),
+    })
+    .await
+    .expect("a server");
+    let (state, _) = with_hosted(&up.url(), "# cached");
+    let asked = || up.counts.requests.load(Ordering::SeqCst);
+    let big = |extra: Value| {
+        let mut body = chat(json!({"model": "big"}));
+        for (key, value) in extra.as_object().expect("an object") {
+            body[key] = value.clone();
+        }
+        body
+    };
+    // The first call is reset and tried again: what failed is not kept, what came of it is.
+    let (_, headers, first) = post(&state, big(json!({}))).await;
+    assert_eq!((headers["x-engram-cache"].as_bytes(), asked()), (&b"miss"[..], 2), "{first}");
+    let (_, headers, again) = post(&state, big(json!({"user": "somebody else", "timeout": 9}))).await;
+    assert_eq!((headers["x-engram-cache"].as_bytes(), asked()), (&b"hit"[..], 2), "{again}");
+    assert_eq!((&again["choices"], &again["engram"]["cost_usd"]), (&first["choices"], &json!(0.0)));
+    let streamed = events(&state, CHAT, big(json!({"stream_options": {"include_usage": true}}))).await;
+    assert_eq!((text_of(&streamed).as_str(), asked()), ("kept", 2), "{streamed:?}");
+    assert_eq!(streamed[streamed.len() - 2]["usage"]["completion_tokens"], 500);
+    assert_eq!(streamed.last(), Some(&json!("[DONE]")));
+    for different in
+        [json!({"cache": false}), json!({"max_tokens": 9}), json!({"temperature": 0.5}), json!({"seed": 1})]
+    {
+        let before = asked();
+        post(&state, big(different.clone())).await;
+        assert_eq!(asked(), before + 1, "{different}");
+    }
+}
+
+#[tokio::test]
+async fn equal_requests_in_flight_are_one_call() {
+    let up = Upstream::start(|request| {
+        let mut steps = vec![Step::Pause(Duration::from_millis(300))];
+        steps.extend(either(request, "shared"));
+        steps
+    })
+    .await
+    .expect("a server");
+    let (state, _) = with_hosted(&up.url(), "# cached");
+    let one = || post(&state, chat(json!({"model": "big"})));
+    let (a, b, c) = tokio::join!(one(), one(), one());
+    for (status, _, value) in [&a, &b, &c] {
+        assert_eq!((*status, &value["choices"][0]["message"]["content"]), (StatusCode::OK, &json!("shared")));
+    }
+    assert_eq!(up.counts.requests.load(Ordering::SeqCst), 1);
+    let mut parts: Vec<&str> =
+        [&a, &b, &c].iter().map(|(_, headers, _)| headers["x-engram-cache"].to_str().expect("text")).collect();
+    parts.sort_unstable();
+    assert_eq!(parts, ["miss", "shared", "shared"]);
+}
+
+#[tokio::test]
+async fn a_conversation_returns_to_the_peer_that_holds_it() {
+    let peers: Vec<Upstream> =
+        futures::future::join_all((0..3).map(|_| Upstream::start(|request| either(request, "p"))))
+            .await
+            .into_iter()
+            .map(|peer| peer.expect("a server"))
+            .collect();
+    let mut text = String::from("[routing]\ncache = false\n");
+    for (number, peer) in peers.iter().enumerate() {
+        text += &format!(
+            "[backends.p{number}]\nkind = \"peer\"\nurl = \"{}\"\nmodels = [\"far\"]\nhealth_interval_s = 0\n",
+            peer.url()
+        );
+    }
+    let (state, _) = routed(&text);
+    let asked = || -> Vec<u64> { peers.iter().map(|peer| peer.counts.requests.load(Ordering::SeqCst)).collect() };
+    let system = json!({"role": "system", "content": "rules ".repeat(200)});
+    let mut messages = vec![system, json!({"role": "user", "content": "begin"})];
+    for turn in 1..=4_u64 {
+        let (status, _, value) = post(&state, json!({"model": "far", "temperature": 0, "messages": messages})).await;
+        assert_eq!(status, StatusCode::OK, "{value}");
+        assert_eq!(asked().iter().max(), Some(&turn), "all turns at one peer: {:?}", asked());
+        messages.push(json!({"role": "assistant", "content": "p"}));
+        messages.push(json!({"role": "user", "content": format!("turn {turn}")}));
+    }
+    // Many short requests go to all of them.
+    for number in 0..60 {
+        post(&state, json!({"model": "far", "messages": [{"role": "user", "content": format!("{number}")}]})).await;
+    }
+    assert!(asked().iter().all(|count| *count >= 8), "{:?}", asked());
+    // The one that held it is gone: the conversation goes on elsewhere, and the answer says what happened.
+    let holder = asked().iter().zip(0..).max_by_key(|(count, _)| **count).map(|(_, place)| place).expect("three");
+    let mut peers = peers;
+    drop(peers.remove(holder));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (status, _, value) = post(&state, json!({"model": "far", "messages": messages})).await;
+    assert_eq!(status, StatusCode::OK, "{value}");
 }

@@ -135,7 +135,8 @@ fn row(bench: &PlacementBench, scenario: &Scenario, policy: &str, run: &Run) -> 
     let counted = |seconds: f64| (bench.seconds / 5.0..bench.seconds).contains(&seconds);
     let outcomes: Vec<&Outcome> = run.outcomes.iter().filter(|outcome| counted(outcome.came)).collect();
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(|outcome| of(outcome)).sum::<u64>() as f64;
-    let of = |time: fn(&Outcome) -> Option<f64>| outcomes.iter().filter_map(|outcome| time(outcome)).collect::<Vec<_>>();
+    let of =
+        |time: fn(&Outcome) -> Option<f64>| outcomes.iter().filter_map(|outcome| time(outcome)).collect::<Vec<_>>();
     let (first, whole) = (of(|outcome| outcome.first_token), of(|outcome| outcome.whole));
     let loads: Vec<f64> = run.unevenness.iter().filter(|(at, _)| counted(*at)).map(|&(_, value)| value).collect();
     let at_the_node = scenario.incident.map(|incident| {
@@ -220,7 +221,17 @@ impl Report {
         let mut text = format!(
             "{nodes} nodes, {rate} requests/s for {seconds} s, {instructions} instructions, seed {seed}; simulated\n\n\
              {:<17} {:<16} {:>8} {:>5} {:>7}   {:>8} {:>8}   {:>7} {:>7}   {:>8} {:>8}\n",
-            "day", "policy", "requests", "lost", "hits", "ttft p50", "p99 ms", "all p50", "p99 s", "max/mean", "node p99"
+            "day",
+            "policy",
+            "requests",
+            "lost",
+            "hits",
+            "ttft p50",
+            "p99 ms",
+            "all p50",
+            "p99 s",
+            "max/mean",
+            "node p99"
         );
         for row in &self.rows {
             let node = row.at_the_node.map_or(String::new(), |seconds| format!("{:.0}", seconds * 1e3));
@@ -277,7 +288,9 @@ mod tests {
         };
         let cut = died.outcomes.iter().filter(|outcome| outcome.whole.is_none()).count();
         assert!(cut > 0 && cut < 40, "{cut} were cut as the node died");
-        let there = |from, to| died.outcomes.iter().filter(move |it| it.node == 3 && (from..to).contains(&it.came) && it.whole.is_some());
+        let there = |from, to| {
+            died.outcomes.iter().filter(move |it| it.node == 3 && (from..to).contains(&it.came) && it.whole.is_some())
+        };
         assert_eq!(there(30.0, 50.0).count(), 0);
         assert!(there(56.0, 70.0).count() > 0);
         assert!(bench.check().is_ok() && PlacementBench { nodes: 1, ..bench }.check().is_err());

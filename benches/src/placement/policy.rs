@@ -70,14 +70,7 @@ impl Rule {
 impl Usual {
     /// No nodes yet.
     pub fn new(rule: Rule) -> Self {
-        Self {
-            rule,
-            nodes: Vec::new(),
-            unhealthy: Vec::new(),
-            placed: HashMap::new(),
-            loads: HashMap::new(),
-            turn: 0,
-        }
+        Self { rule, nodes: Vec::new(), unhealthy: Vec::new(), placed: HashMap::new(), loads: HashMap::new(), turn: 0 }
     }
 
     fn load(&self, node: usize) -> usize {

@@ -136,7 +136,8 @@ impl Conversation {
             messages.push(json!({"role": "system", "content": text(&format!("instructions {rank} "), tokens)}));
         }
         for (at, Turn { question, answer, .. }) in self.turns[..=turn].iter().enumerate() {
-            messages.push(json!({"role": "user", "content": text(&format!("question {at} of {} ", self.id), *question)}));
+            messages
+                .push(json!({"role": "user", "content": text(&format!("question {at} of {} ", self.id), *question)}));
             if at < turn {
                 messages.push(json!({"role": "assistant", "content": text("answer ", *answer)}));
             }

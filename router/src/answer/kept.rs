@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::serve::Way;
 use crate::backend::Encoders;
 use crate::cache::{
-    Answer, Asked as Found, Asker, CacheKey, Embed, EmbedFailed, Look, Question, Recorder, Unanswered, cacheable, choices,
-    replay,
+    Answer, Asked as Found, Asker, CacheKey, Embed, EmbedFailed, Look, Question, Recorder, Unanswered, cacheable,
+    choices, replay,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::money::Usd;
@@ -105,7 +105,8 @@ impl Way {
     /// An answer from before, whole or as a stream, as the request wants it. It costs nothing.
     pub(super) fn replay(self, plan: &Plan, answer: &Answer, status: CacheStatus) -> Response {
         let model = answer.body()["model"].as_str().unwrap_or_default().to_owned();
-        let report = Report { rule: plan.rule.clone(), backend: "cache".into(), model, cache: status, ..Report::default() };
+        let report =
+            Report { rule: plan.rule.clone(), backend: "cache".into(), model, cache: status, ..Report::default() };
         self.state.routing().metrics().cached(status.as_str());
         self.caller.facts.routed(&report, Usd::ZERO);
         let headers = report.headers(Some(Usd::ZERO));

@@ -100,7 +100,17 @@ impl Way {
         let deadline = state.deadline(received, wanted);
         let first_by = asked.wish.first_token.and_then(|wait| received.checked_add(wait));
         let rest = VecDeque::new();
-        Ok(Self { state, caller, asked, attached: None, question: None, deadline, first_by, keep: Keep::default(), rest })
+        Ok(Self {
+            state,
+            caller,
+            asked,
+            attached: None,
+            question: None,
+            deadline,
+            first_by,
+            keep: Keep::default(),
+            rest,
+        })
     }
 
     /// Looks into the memory, if the request or its key wants that.

@@ -36,9 +36,7 @@ pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Repor
         engram: way.state.routing().is_in_use().then(|| report.member()),
     };
     let keep = std::mem::take(&mut way.keep);
-    let kept = keep
-        .is_wanted()
-        .then(|| (Assembler::new(way.asked.endpoint, way.choices(), MOST_KEPT), keep));
+    let kept = keep.is_wanted().then(|| (Assembler::new(way.asked.endpoint, way.choices(), MOST_KEPT), keep));
     let out = Out {
         kept,
         bill: Some(bill),

@@ -15,9 +15,7 @@ fn assemble(endpoint: Endpoint, choices: usize, chunks: &[Value]) -> Result<Valu
 }
 
 fn chat(deltas: &[Value]) -> Vec<Value> {
-    let chunk = |choices: Value| {
-        json!({"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices})
-    };
+    let chunk = |choices: Value| json!({"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices});
     let mut chunks: Vec<Value> =
         deltas.iter().map(|delta| chunk(json!([{"index": 0, "delta": delta, "finish_reason": null}]))).collect();
     chunks.push(chunk(json!([{"index": 0, "delta": {}, "finish_reason": "stop"}])));
@@ -56,7 +54,8 @@ fn logprobs_of_both_endpoints_are_put_together() {
         json!({"choices": [{"index": 0, "delta": {"content": text},
             "logprobs": {"content": [scored(text)], "refusal": null}, "finish_reason": null}]})
     };
-    let end = json!({"choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}], "usage": usage()});
+    let end =
+        json!({"choices": [{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "stop"}], "usage": usage()});
     let answer = assemble(Endpoint::Chat, 1, &[chunk("a"), chunk("b"), end]).expect("whole");
     assert_eq!(answer["choices"][0]["message"]["content"], "ab");
     assert_eq!(answer["choices"][0]["logprobs"], json!({"content": [scored("a"), scored("b")], "refusal": null}));

@@ -8,10 +8,10 @@ use moka::sync::Cache;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::Endpoint;
 use super::answer::{Answer, Incomplete};
 use super::flight::{Flights, Joined, Leader};
 use super::key::CacheKey;
-use super::Endpoint;
 
 /// Most choices of an answer that is kept.
 const MOST_CHOICES: usize = 8;

@@ -80,8 +80,7 @@ impl Write for HashWriter {
 /// As one JSON list, so that no part can run into the next.
 fn write_question(out: &mut impl Write, asker: Asker<'_>, body: &Map<String, Value>) -> io::Result<()> {
     serde_json::to_writer(&mut *out, &(asker.endpoint.path(), asker.tenant, asker.plan))?;
-    let asked =
-        body.iter().filter(|(name, value)| !value.is_null() && !NOT_THE_ANSWERS.contains(&name.as_str()));
+    let asked = body.iter().filter(|(name, value)| !value.is_null() && !NOT_THE_ANSWERS.contains(&name.as_str()));
     write_object(out, asked.map(|(name, value)| (name.as_str(), value)).collect())
 }
 

@@ -162,8 +162,7 @@ fn tool_call(number: usize, call: &Value) -> Vec<Value> {
         deltas.push(first);
     }
     deltas.extend(
-        pieces(arguments.unwrap_or_default())
-            .map(|piece| json!({"index": number, "function": {"arguments": piece}})),
+        pieces(arguments.unwrap_or_default()).map(|piece| json!({"index": number, "function": {"arguments": piece}})),
     );
     deltas
 }

@@ -225,9 +225,11 @@ struct Entries {
 impl Entries {
     fn nearest(&self, question: &Question, vector: &[f32], now: Instant) -> Option<(f32, Arc<Answer>)> {
         let marks = marks(&question.text);
-        let alive = self.partitions.get(&question.partition)?.iter().filter(|entry| {
-            entry.expires > now && entry.marks == marks && entry.vector.len() == vector.len()
-        });
+        let alive = self
+            .partitions
+            .get(&question.partition)?
+            .iter()
+            .filter(|entry| entry.expires > now && entry.marks == marks && entry.vector.len() == vector.len());
         let best = alive.map(|entry| (dot(&entry.vector, vector), entry)).max_by(|a, b| a.0.total_cmp(&b.0))?;
         Some((best.0, Arc::clone(&best.1.answer)))
     }
@@ -272,7 +274,19 @@ fn normalise(vector: &mut [f32]) -> bool {
 /// A hash of the words that must be the same: with digits, signs or capitals inside, in quotes, or that turn the meaning round.
 fn marks(text: &str) -> u64 {
     const TURNS: [&str; 14] = [
-        "not", "no", "never", "without", "except", "none", "dont", "don't", "can't", "cannot", "isn't", "doesn't", "won't",
+        "not",
+        "no",
+        "never",
+        "without",
+        "except",
+        "none",
+        "dont",
+        "don't",
+        "can't",
+        "cannot",
+        "isn't",
+        "doesn't",
+        "won't",
         "shouldn't",
     ];
     let mut found = BTreeSet::new();

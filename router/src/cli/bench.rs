@@ -1,10 +1,13 @@
-//! `engram bench engine`
+//! `engram bench engine`, `engram bench placement`
 
 use clap::{Args, Subcommand};
 use engram_benches::engine::{self, EngineBench};
+use engram_benches::placement::{self, PlacementBench};
 
 use super::args::{ConfigArgs, FetchArgs, Flags};
 use super::{output, target};
+use crate::placement::PlacementSettings;
+use crate::placement::simulated::Simulated;
 use crate::{logging, startup};
 
 #[derive(Debug, Args)]
@@ -17,6 +20,8 @@ pub(super) struct BenchArgs {
 enum BenchCommand {
     /// Tokens per second of the engine itself, without HTTP
     Engine(Box<EngineBenchArgs>),
+    /// How conversations are spread over nodes, simulated, beside what others do
+    Placement(PlacementBenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -67,8 +72,64 @@ struct EngineBenchArgs {
     fetch: FetchArgs,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  engram bench placement
+  engram bench placement --nodes 16 --rate 30 --json
+
+Nothing is served: time is simulated, and the same seed gives the same figures. `benches/placement` says what the nodes can do.")]
+struct PlacementBenchArgs {
+    /// Nodes
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    nodes: usize,
+    /// Requests a second, over all nodes
+    #[arg(long, default_value_t = 120.0, value_name = "N")]
+    rate: f64,
+    /// Simulated seconds of traffic; the first fifth is not counted
+    #[arg(long, default_value_t = 300.0, value_name = "S")]
+    seconds: f64,
+    /// Different instructions that conversations begin with
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    instructions: usize,
+    /// Where the numbers come from
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(config: &ConfigArgs, args: &BenchArgs) -> anyhow::Result<()> {
-    let BenchCommand::Engine(args) = &args.command;
+    match &args.command {
+        BenchCommand::Engine(args) => run_engine(config, args),
+        BenchCommand::Placement(args) => run_placement(args),
+    }
+}
+
+fn run_placement(args: &PlacementBenchArgs) -> anyhow::Result<()> {
+    let bench = PlacementBench {
+        nodes: args.nodes,
+        rate: args.rate,
+        seconds: args.seconds,
+        instructions: args.instructions,
+        seed: args.seed,
+    };
+    bench.check().map_err(output::usage)?;
+    let ours = || Box::new(Simulated::new(PlacementSettings::default())) as Box<_>;
+    let report = placement::run(&bench, ours, |day| {
+        if !args.json {
+            eprintln!("{day}");
+        }
+    });
+    if args.json {
+        output::write(&format!("{}\n", serde_json::to_string_pretty(&report.to_json())?))
+    } else {
+        output::write(&report.to_text())
+    }
+}
+
+fn run_engine(config: &ConfigArgs, args: &EngineBenchArgs) -> anyhow::Result<()> {
     let mut flags = Flags::default();
     flags.value("model.name", "--model", args.model.as_ref());
     flags.value("model.device", "--device", args.device.as_ref());

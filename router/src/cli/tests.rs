@@ -45,6 +45,7 @@ fn what_scripts_rely_on_parses() {
         "engram memory stats --json",
         "engram memory snapshot before",
         "engram bench engine --model smollm2-135m-instruct --pp 512 --tg 128 --parallel 1,8,32 --json",
+        "engram bench placement --nodes 16 --rate 30 --seconds 60 --instructions 100 --seed 2 --json",
         "engram config show --json --port 1",
         "engram config check a.toml b.toml",
         "engram completions bash",

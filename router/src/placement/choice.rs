@@ -50,7 +50,12 @@ impl<'a> Seats<'a> {
     /// Seats with weight 0 do not count.
     pub fn new(seats: &'a [Seat], bound: Bound) -> Self {
         let taking = || seats.iter().filter(|seat| seat.weight > 0.0);
-        Self { seats, bound, total: taking().map(|seat| seat.load).sum(), weights: taking().map(|seat| seat.weight).sum() }
+        Self {
+            seats,
+            bound,
+            total: taking().map(|seat| seat.load).sum(),
+            weights: taking().map(|seat| seat.weight).sum(),
+        }
     }
 
     /// Whether the node may have one more.

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 pub use choice::Bound;
 use choice::{Seat, Seats};
 pub use heat::Heat;
-pub use outlier::{OutlierSettings, Standing};
 use outlier::Record;
+pub use outlier::{OutlierSettings, Standing};
 pub use prefix::PrefixKey;
 pub use ring::Ring;
 
@@ -154,7 +154,11 @@ impl Placement {
         let node = state.choose(&self.settings, key, may, draw, now)?;
         let node = &state.nodes[node];
         node.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Placed { placement: Arc::clone(self), name: Arc::clone(&node.name), in_flight: Arc::clone(&node.in_flight) })
+        Some(Placed {
+            placement: Arc::clone(self),
+            name: Arc::clone(&node.name),
+            in_flight: Arc::clone(&node.in_flight),
+        })
     }
 
     /// What the health check of a node found; a node that was down comes back by slow start.
@@ -250,7 +254,8 @@ impl State {
         if !self.nodes[at].record.is_outlier(settings, peers) {
             return;
         }
-        let ejected = self.nodes.iter().filter(|node| matches!(node.record.standing(settings, now), Standing::Ejected(_)));
+        let ejected =
+            self.nodes.iter().filter(|node| matches!(node.record.standing(settings, now), Standing::Ejected(_)));
         let most = ((self.nodes.len() as f64 * settings.most_ejected) as usize).max(1);
         if ejected.count() < most {
             self.nodes[at].record.eject(settings, now);

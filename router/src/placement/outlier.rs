@@ -28,7 +28,7 @@ impl Default for OutlierSettings {
         Self {
             failures: 5,
             failure_share: 0.5,
-            slowness: 4.0,
+            slowness: 6.0,
             least_answers: 20,
             most_ejected: 0.34,
             ejection: Duration::from_secs(10),
@@ -40,8 +40,11 @@ impl Default for OutlierSettings {
 
 /// The weight a cold node begins with.
 const COLDEST: f64 = 0.1;
-/// How much the newest answer counts in the averages.
+/// How much the newest answer counts in the share of failures.
 const NEWEST: f64 = 0.1;
+/// And in the mean time, which long prompts and queues move for a while without anything being wrong. At 0.1, and a slowness of 4,
+/// busy nodes were ejected in the simulation, and the load that they left made others slow.
+const NEWEST_TIME: f64 = 0.03;
 
 /// What is known of one node.
 #[derive(Debug, Clone, Default)]
@@ -129,7 +132,8 @@ impl Record {
             return;
         }
         let log = first_token.as_secs_f64().max(1e-6).ln();
-        self.log_latency = if self.answers == 0 { log } else { self.log_latency + (log - self.log_latency) * NEWEST };
+        self.log_latency =
+            if self.answers == 0 { log } else { self.log_latency + (log - self.log_latency) * NEWEST_TIME };
         self.answers = self.answers.saturating_add(1);
     }
 
@@ -152,7 +156,8 @@ impl Record {
 
     /// Leaves it alone for a while.
     pub fn eject(&mut self, settings: &OutlierSettings, now: Instant) {
-        let stayed = self.since.max(self.ejected_until).map_or(Duration::MAX, |since| now.saturating_duration_since(since));
+        let stayed =
+            self.since.max(self.ejected_until).map_or(Duration::MAX, |since| now.saturating_duration_since(since));
         if stayed >= self.last_ejection {
             self.ejections = 0;
         }
@@ -240,7 +245,7 @@ mod tests {
         (0..19).for_each(|_| record.answered(SECOND, Standing::Warm));
         assert_eq!(record.latency(&settings), None);
         record.answered(SECOND, Standing::Warm);
-        assert!(record.is_outlier(&settings, Some(0.2)) && !record.is_outlier(&settings, Some(0.3)));
+        assert!(record.is_outlier(&settings, Some(0.16)) && !record.is_outlier(&settings, Some(0.17)));
         assert!(!record.is_outlier(&settings, None));
         let mut cold = Record::cold(Instant::now());
         (0..50).for_each(|_| cold.answered(SECOND, Standing::Warming(0.5)));

@@ -41,9 +41,8 @@ fn a_conversation_stays_and_its_load_is_counted() {
     settings.bound.comfortable = 1;
     let (strict, now) = self::placement(8, settings);
     // 16 to 20 requests at once: a node may have 3, and from the fifth 4, for new conversations, and 5 or 6 for one that goes on.
-    let _others: Vec<Placed> = (0..16)
-        .filter_map(|turn| strict.choose(None, |name| *name == *format!("node-{}", turn % 8), 0, now))
-        .collect();
+    let _others: Vec<Placed> =
+        (0..16).filter_map(|turn| strict.choose(None, |name| *name == *format!("node-{}", turn % 8), 0, now)).collect();
     let at_home = |key| {
         let held: Vec<Placed> = (0..5).filter_map(|_| strict.choose(key, |_| true, 0, now)).collect();
         held.iter().filter(|placed| placed.node() == home).count()
@@ -91,9 +90,8 @@ fn a_hot_head_is_spread_and_a_cold_one_is_not() {
         }
     }
     drop(held);
-    let met = |head: u64| -> HashSet<String> {
-        (0..200).map(|talk| node(&placement, key(head, talk), 0, now)).collect()
-    };
+    let met =
+        |head: u64| -> HashSet<String> { (0..200).map(|talk| node(&placement, key(head, talk), 0, now)).collect() };
     let hot = met(0).len();
     assert!((11..=14).contains(&hot), "40 % of the load, with as much to spare, on {hot} of 16 nodes");
     assert_eq!(met(500_000).len(), 1);
@@ -117,8 +115,7 @@ fn an_ejected_node_gets_nothing_and_returns_by_slow_start() {
     }
     // Back, with a tenth of the others' share: of 320 at once it holds at most about a tenth of 40.
     let back = now + 10 * SECOND;
-    let held: Vec<Placed> =
-        (0..320).filter_map(|step| placement.choose(key(step, step), |_| true, 0, back)).collect();
+    let held: Vec<Placed> = (0..320).filter_map(|step| placement.choose(key(step, step), |_| true, 0, back)).collect();
     let holds = held.iter().filter(|placed| placed.node() == bad).count();
     assert!((1..=6).contains(&holds), "{holds} of 320");
 }
@@ -127,8 +124,7 @@ fn an_ejected_node_gets_nothing_and_returns_by_slow_start() {
 fn no_more_than_a_third_is_ejected_and_all_gone_is_nobody_gone() {
     let (placement, now) = placement(9, PlacementSettings::default());
     for name in names(9) {
-        let placed: Vec<Placed> =
-            (0..5).filter_map(|_| placement.choose(None, |node| node == name, 0, now)).collect();
+        let placed: Vec<Placed> = (0..5).filter_map(|_| placement.choose(None, |node| node == name, 0, now)).collect();
         placed.iter().for_each(|placed| placed.failed(now));
     }
     let ejected = placement.nodes(now).iter().filter(|node| node.standing.weight() == 0.0).count();
@@ -184,7 +180,9 @@ fn two_threads_never_take_one_place() {
             .map(|thread| {
                 let placement = &placement;
                 scope.spawn(move || -> Vec<Placed> {
-                    (0..100).filter_map(|step| placement.choose(key(1, 1), |_| true, thread * 100 + step, now)).collect()
+                    (0..100)
+                        .filter_map(|step| placement.choose(key(1, 1), |_| true, thread * 100 + step, now))
+                        .collect()
                 })
             })
             .collect();
@@ -220,5 +218,26 @@ proptest! {
             }
         }
         prop_assert!(moved as f64 <= 2.0 * 1500.0 / count as f64, "{moved} of 1500, {count} nodes");
+    }
+}
+
+/// The simulation that `engram bench placement` reports, with fewer nodes: more is found in caches, and the slowest wait less.
+#[test]
+fn simulated_it_is_ahead_of_round_robin_and_least_loaded() {
+    use engram_benches::placement::{PlacementBench, Row, run};
+    let bench = PlacementBench { nodes: 16, rate: 30.0, seconds: 150.0, instructions: 300, seed: 5 };
+    let ours = || Box::new(simulated::Simulated::new(PlacementSettings::default())) as Box<_>;
+    let report = run(&bench, ours, |_| ());
+    assert_eq!(report, run(&bench, ours, |_| ()), "a seed is a run");
+    let days: HashSet<&str> = report.rows.iter().map(|row| row.scenario).collect();
+    assert_eq!((days.len(), report.rows.len()), (5, 20));
+    for day in days {
+        let row = |policy| -> &Row { report.row(day, policy).expect("a row") };
+        let ours = row("engram");
+        for other in ["round robin", "least loaded"].map(row) {
+            assert!(ours.hit_rate > other.hit_rate + 0.3, "{ours:?} and {other:?}");
+            assert!(ours.first_token[1] < 0.8 * other.first_token[1], "{ours:?} and {other:?}");
+        }
+        assert!(ours.hit_rate > row("consistent hash").hit_rate, "{ours:?} and {:?}", row("consistent hash"));
     }
 }

@@ -41,7 +41,9 @@ impl Routing {
         };
         let now = Instant::now();
         let may = |name: &str| {
-            group.iter().any(|candidate| candidate.backend() == name && peer(candidate).is_some_and(|peer| works(peer, now)))
+            group
+                .iter()
+                .any(|candidate| candidate.backend() == name && peer(candidate).is_some_and(|peer| works(peer, now)))
         };
         let placed = self.placement().choose(key, may, rand::random(), now);
         let at = placed.as_ref().and_then(|placed| group.iter().position(|member| member.backend() == placed.node()));
