@@ -7,6 +7,7 @@ mod clients;
 mod embeddings;
 mod encoders;
 mod equalities;
+mod keys;
 mod logits;
 mod memory;
 mod memory_commands;

@@ -15,7 +15,7 @@ fn a_key_from_its_making_to_its_end() {
     assert!(store.read().expect("no file is fine").is_none());
     let made = store.create(NewKey::named("ci")).expect("made");
     let kept = store.read().expect("readable").expect("a file");
-    assert_eq!(kept, [made.record.clone()]);
+    assert_eq!(kept, std::slice::from_ref(&made.record));
     assert_eq!(kept[0].sha256, Digest::of(made.key.as_bytes()));
     let text = std::fs::read_to_string(store.path()).expect("text");
     assert!(!text.contains(&made.key) && text.contains(&made.record.prefix), "{text}");
