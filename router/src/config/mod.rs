@@ -19,6 +19,7 @@ mod interpolate;
 pub mod keys;
 mod memory;
 mod origin;
+mod outgoing;
 mod routes;
 mod routing;
 mod secrets;

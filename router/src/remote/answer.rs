@@ -151,6 +151,8 @@ fn kind(status: u16, said: &Said) -> FailureKind {
         408 => FailureKind::Timeout,
         409 => FailureKind::Conflict,
         425 | 429 => FailureKind::RateLimited,
+        // Another Engram that was given the client's own deadline.
+        504 if said.code == "deadline_exceeded" => FailureKind::Deadline,
         407 | 421 | 426 => FailureKind::Garbage,
         400..=499 => FailureKind::Rejected,
         500..=599 => FailureKind::ServerError,
@@ -206,6 +208,7 @@ impl Said {
             ("overloaded" | "rate_limit_exceeded", _) | (_, "rate_limit_error") => 429,
             ("invalid_api_key", _) | (_, "authentication_error" | "permission_error") => 401,
             (_, "timeout_error") => 408,
+            ("deadline_exceeded", _) => 504,
             (_, "invalid_request_error") => 400,
             _ => 500,
         }

@@ -5,7 +5,7 @@
 //! | `Refused` `Dns` `ConnectTimeout` `Reset` `Cut` `Timeout` `ServerError` | yes | yes | yes |
 //! | `Tls` `HeaderTimeout` `FirstTokenTimeout` `IdleTimeout` `TotalTimeout` `Garbage` `TooLarge` `Gateway` | no | yes | yes |
 //! | `RateLimited` `Conflict` | yes | yes | no |
-//! | `BadKey` `NoModel` `Unpaid` `ContextExceeded` | no | yes | no |
+//! | `BadKey` `NoModel` `Unpaid` `ContextExceeded` `TooSlow` | no | yes | no |
 //! | `Rejected` `Deadline` | no | no | no |
 //!
 //! What any client can bring about at will never counts: nobody may close a backend to the others.
@@ -32,6 +32,8 @@ pub enum FailureKind {
     HeaderTimeout,
     /// A stream began, but nothing of the answer came in time.
     FirstTokenTimeout,
+    /// The first token did not come by the time that this one request has for it.
+    TooSlow,
     /// Nothing came for `idle_timeout_s` in the midst of an answer.
     IdleTimeout,
     /// The answer was not complete within `timeout_s`.
@@ -70,13 +72,14 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, for tests and metrics.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Refused,
         Self::Dns,
         Self::Tls,
         Self::ConnectTimeout,
         Self::HeaderTimeout,
         Self::FirstTokenTimeout,
+        Self::TooSlow,
         Self::IdleTimeout,
         Self::TotalTimeout,
         Self::Reset,
@@ -111,6 +114,7 @@ impl FailureKind {
             Self::Tls
             | Self::HeaderTimeout
             | Self::FirstTokenTimeout
+            | Self::TooSlow
             | Self::IdleTimeout
             | Self::TotalTimeout
             | Self::Garbage
@@ -155,6 +159,7 @@ impl FailureKind {
             | Self::RateLimited
             | Self::Conflict
             | Self::Rejected
+            | Self::TooSlow
             | Self::Deadline => false,
         }
     }
@@ -168,6 +173,7 @@ impl FailureKind {
             Self::ConnectTimeout => "connect_timeout",
             Self::HeaderTimeout => "header_timeout",
             Self::FirstTokenTimeout => "first_token_timeout",
+            Self::TooSlow => "too_slow",
             Self::IdleTimeout => "idle_timeout",
             Self::TotalTimeout => "total_timeout",
             Self::Reset => "reset",
@@ -241,7 +247,7 @@ impl Failure {
     /// What one cause in the chain says, if it says enough.
     fn from_cause(cause: &(dyn StdError + 'static), connecting: bool) -> Option<Self> {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return Some(Self::new(FailureKind::Tls, format!("TLS: {tls}")));
+            return Some(Self::new(FailureKind::Tls, tls_message(tls)));
         }
         if let Some(http) = cause.downcast_ref::<hyper::Error>() {
             return Self::from_hyper(http);
@@ -280,6 +286,17 @@ impl Failure {
         } else {
             None
         }
+    }
+}
+
+/// What went wrong with TLS, without the host's name.
+fn tls_message(error: &rustls::Error) -> String {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    match error {
+        rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "TLS: the certificate is for another host".to_owned()
+        }
+        _ => format!("TLS: {error}"),
     }
 }
 

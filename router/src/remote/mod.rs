@@ -228,8 +228,7 @@ impl Remote {
         patience: &Patience,
     ) -> Result<Response, Failure> {
         let mut request = Request::new(Method::POST, self.addresses.of(call.endpoint));
-        *request.headers_mut() =
-            request::headers(self.settings.kind, &self.headers, call.headers, accept, patience.left());
+        *request.headers_mut() = request::headers(&self.settings, &self.headers, call.headers, accept, patience.left());
         *request.body_mut() = Some(call.body.into());
         let response = self.send(request, wait).await?;
         if answer::is_good(response.status()) { Ok(response) } else { Err(self.refused(response, patience).await) }

@@ -30,6 +30,7 @@ impl Limit {
         let message = match self.kind {
             FailureKind::HeaderTimeout => format!("no answer began within {seconds:.1} s"),
             FailureKind::FirstTokenTimeout => format!("no token came within {seconds:.1} s"),
+            FailureKind::TooSlow => format!("no token came within the {seconds:.1} s that this request has for it"),
             FailureKind::IdleTimeout => format!("nothing came for {seconds:.1} s in the midst of the answer"),
             FailureKind::Deadline => format!("the request's deadline passed, {seconds:.1} s after it was sent"),
             _ => format!("the answer was not complete after {seconds:.1} s"),
@@ -83,12 +84,12 @@ impl Patience {
 
     /// The headers of a stream.
     pub fn stream_headers(&self) -> Limit {
-        self.earliest(FailureKind::HeaderTimeout, self.first_at())
+        self.first(FailureKind::HeaderTimeout)
     }
 
     /// The first token of a stream.
     pub fn first_token(&self) -> Limit {
-        self.earliest(FailureKind::FirstTokenTimeout, self.first_at())
+        self.first(FailureKind::FirstTokenTimeout)
     }
 
     /// The next bytes of an answer whose last ones came at `last`.
@@ -98,9 +99,12 @@ impl Patience {
         if idle.by < total.by { idle } else { total }
     }
 
-    fn first_at(&self) -> Instant {
-        let configured = self.started + self.first_token.min(self.total);
-        self.first_by.map_or(configured, |by| by.min(configured))
+    fn first(&self, kind: FailureKind) -> Limit {
+        let ours = self.started + self.first_token.min(self.total);
+        match self.first_by {
+            Some(by) if by < ours => self.earliest(FailureKind::TooSlow, by),
+            _ => self.earliest(kind, ours),
+        }
     }
 
     /// This limit, or the deadline if that comes first.
@@ -115,8 +119,8 @@ impl Patience {
         Limit { by, kind, span: by.saturating_duration_since(from) }
     }
 
-    /// What is left of the call's time, for a gateway to know.
-    pub fn left(&self) -> Duration {
-        self.whole_headers().by.saturating_duration_since(Instant::now())
+    /// What the client's deadline leaves, if it has one.
+    pub fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }

@@ -3,6 +3,8 @@
 //! The self-hosted gateway does not read `x-portkey-retry-count` and `x-portkey-cache`, only its config does; so retries
 //! and cache go into an inline config, unless a saved config is named: then the headers are for the hosted gateway.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -163,6 +165,12 @@ fn ascii(object: &Map<String, Value>) -> String {
         }
     }
     out
+}
+
+/// The time that an inline config sets itself. The header of a call would win over it, however long.
+pub(super) fn own_timeout(settings: &RemoteSettings) -> Option<Duration> {
+    let config: Value = serde_json::from_str(settings.portkey.config.as_deref()?).ok()?;
+    config.get("request_timeout")?.as_u64().map(Duration::from_millis)
 }
 
 /// The gateway's trace of a request gets the id that our log has.

@@ -100,20 +100,27 @@ pub(super) fn fixed_headers(settings: &RemoteSettings) -> Result<HeaderMap, Remo
     Ok(headers)
 }
 
-/// The headers of one request: the call's, without what must stay here, under the backend's own.
+/// The headers of one request: the call's, without what must stay here, under the backend's own. `left`: what the
+/// client's deadline leaves.
 pub(super) fn headers(
-    kind: RemoteKind,
+    settings: &RemoteSettings,
     fixed: &HeaderMap,
     mut call: HeaderMap,
     accept: &'static str,
-    left: Duration,
+    left: Option<Duration>,
 ) -> HeaderMap {
     for name in &KEPT_BACK {
         call.remove(name);
     }
-    if kind == RemoteKind::Portkey {
+    if settings.kind == RemoteKind::Portkey {
         portkey::trace(&mut call);
-        call.insert(portkey::REQUEST_TIMEOUT, HeaderValue::from((left + GATEWAY_GRACE).as_millis() as u64));
+        if let Some(left) = left {
+            let mut limit = left + GATEWAY_GRACE;
+            if let Some(own) = portkey::own_timeout(settings) {
+                limit = limit.min(own);
+            }
+            call.insert(portkey::REQUEST_TIMEOUT, HeaderValue::from(limit.as_millis() as u64));
+        }
     }
     for (name, value) in fixed {
         call.insert(name.clone(), value.clone());
@@ -169,13 +176,33 @@ mod tests {
         ] {
             call.insert(name, HeaderValue::from_static(value));
         }
-        let sent = headers(settings.kind, &fixed, call, "application/json", Duration::ZERO);
+        let sent = headers(&settings, &fixed, call, "application/json", Some(Duration::ZERO));
         assert_eq!(sent["authorization"], "Bearer our-key");
         assert_eq!(sent["x-team"], "a:b");
         assert_eq!(sent["traceparent"], "00-1-2-01");
         assert!(sent.values().all(|value| !value.as_bytes().windows(6).any(|part| part == b"theirs")), "{sent:?}");
         assert!(!sent.contains_key("content-length") && !sent.contains_key("x-portkey-request-timeout"));
         assert!(!format!("{sent:?}").contains("our-key"));
+    }
+
+    #[test]
+    fn the_gateway_hears_of_a_deadline_but_keeps_its_own_limit() {
+        let second = Some(Duration::from_secs(1));
+        let table = [
+            (None, second, Some("1100")),
+            (None, None, None),
+            (Some(r#"{"request_timeout": 200}"#), second, Some("200")),
+            (Some(r#"{"request_timeout": 20000}"#), second, Some("1100")),
+            (Some(r#"{"request_timeout": 200}"#), None, None),
+            (Some("pc-saved"), second, Some("1100")),
+        ];
+        for (config, left, expected) in table {
+            let mut settings = RemoteSettings::new("hosted", RemoteKind::Portkey, "http://h/v1");
+            settings.portkey.config = config.map(str::to_owned);
+            let sent = headers(&settings, &HeaderMap::new(), HeaderMap::new(), "application/json", left);
+            let limit = sent.get(portkey::REQUEST_TIMEOUT).map(|value| value.to_str().expect("digits"));
+            assert_eq!(limit, expected, "{config:?}, {left:?} left");
+        }
     }
 
     #[test]

@@ -66,8 +66,9 @@ pub struct RemoteStream {
     kept_bytes: usize,
     progress: Progress,
     patience: Patience,
-    last: Instant,
-    /// Woken at a limit that held when it was set; a later one is then found out. A timer need not be moved a chunk.
+    /// Since when the wire is silent and someone waits; a client that reads slowly is no silence.
+    waiting: Option<Instant>,
+    /// Rings at or before the limit: it is moved when it rings, not at every chunk.
     alarm: Pin<Box<Sleep>>,
     upstream: Upstream,
     scrub: Arc<Scrub>,
@@ -100,7 +101,7 @@ impl RemoteStream {
             kept_bytes: 0,
             progress: Progress::default(),
             patience,
-            last: Instant::now(),
+            waiting: None,
             alarm,
             upstream,
             scrub,
@@ -164,22 +165,26 @@ impl RemoteStream {
     /// Gives the parser its next bytes, or says why there are none.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
-        loop {
-            match body.as_mut().poll_next(cx) {
-                Poll::Ready(Some(Ok(bytes))) => {
-                    self.last = Instant::now();
-                    self.parser.push(bytes);
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failure::from_http(&error))),
-                Poll::Ready(None) => return Poll::Ready(Err(self.progress.cut("[DONE]"))),
-                Poll::Pending => {}
+        match body.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.waiting = None;
+                self.parser.push(bytes);
+                return Poll::Ready(Ok(()));
             }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failure::from_http(&error))),
+            Poll::Ready(None) => return Poll::Ready(Err(self.progress.cut("[DONE]"))),
+            Poll::Pending => {}
+        }
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let limit = match self.progress.started {
+            true => self.patience.next(since),
+            false => self.patience.first_token(),
+        };
+        if self.alarm.deadline() > limit.by {
+            self.alarm.as_mut().reset(limit.by);
+        }
+        loop {
             ready!(self.alarm.as_mut().poll(cx));
-            let limit = match self.progress.started {
-                true => self.patience.next(self.last),
-                false => self.patience.first_token(),
-            };
             if limit.is_over() {
                 return Poll::Ready(Err(limit.failure()));
             }

@@ -8,7 +8,7 @@ use axum::http::HeaderValue;
 use engram_benches::upstream::{Received, Step, Upstream, answer, chunk, event, json, stream_end, stream_head};
 
 use super::super::{Call, Endpoint, FailureKind, RemoteKind, Whole};
-use super::{call, read, remote_at, scripted, stream_of};
+use super::{call, hurry, read, remote_at, scripted, stream_of};
 use crate::config::Secret;
 
 const WHOLE: &str = r#"{"model": "m-1", "choices": [{"message": {"content": "a"}, "finish_reason": "stop"}],
@@ -22,7 +22,7 @@ const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_toke
 async fn left(upstream: &Upstream, clients: u64) {
     let begun = Instant::now();
     while upstream.counts.left.load(Ordering::Relaxed) < clients {
-        assert!(begun.elapsed() < Duration::from_secs(5), "the connection is still open");
+        assert!(begun.elapsed() < Duration::from_secs(12), "the connection is still open");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -154,7 +154,9 @@ async fn a_client_that_leaves_closes_the_connection() {
     tokio::time::timeout(patience, remote.stream(call("{}"))).await.expect_err("nothing comes");
     left(&upstream, 2).await;
 
-    let (upstream, remote) = scripted(vec![stream_head(), event(TOKEN), Step::Hang]).await;
+    let steps = vec![stream_head(), event(TOKEN), Step::Hang];
+    let upstream = Upstream::start(move |_| steps.clone()).await.expect("a port");
+    let remote = remote_at(&upstream.url(), hurry);
     drop(remote.stream(call("{}")).await.expect("a first token"));
     left(&upstream, 1).await;
     let (_, failure) = read(remote.stream(call("{}")).await.expect("a first token")).await;
@@ -176,15 +178,40 @@ async fn a_deadline_ends_the_call_wherever_it_is() {
     left(&upstream, 2).await;
     // Too late for its first token, but not too late: another backend may make it.
     let failure = remote.stream(Call { first_by: deadline(100), ..call("{}") }).await.expect_err("too slow");
-    assert_eq!(failure.kind, FailureKind::HeaderTimeout, "{failure}");
+    assert_eq!(failure.kind, FailureKind::TooSlow, "{failure}");
     assert!(failure.message.contains("0.1 s"), "{failure}");
     left(&upstream, 3).await;
 
     let (upstream, remote) = scripted(vec![stream_head(), event(TOKEN), Step::Hang]).await;
-    let call = Call { deadline: deadline(250), ..call("{}") };
+    let call = Call { deadline: deadline(1500), ..call("{}") };
     let (events, failure) = read(remote.stream(call).await.expect("a first token")).await;
     assert_eq!((events.len(), failure.map(|failure| failure.kind)), (1, Some(FailureKind::Deadline)));
     left(&upstream, 1).await;
+}
+
+#[tokio::test]
+async fn silence_is_timed_by_itself_and_a_slow_reader_is_none() {
+    let millis = Duration::from_millis;
+    let steps = vec![stream_head(), event(TOKEN), Step::Hang];
+    let upstream = Upstream::start(move |_| steps.clone()).await.expect("a port");
+    let remote = remote_at(&upstream.url(), |settings| {
+        settings.first_token_timeout = millis(30_000);
+        settings.idle_timeout = millis(200);
+    });
+    let begun = Instant::now();
+    let (_, failure) = read(remote.stream(call("{}")).await.expect("a first token")).await;
+    assert_eq!(failure.map(|failure| failure.kind), Some(FailureKind::IdleTimeout));
+    assert!(begun.elapsed() < millis(12_000), "only after {:?}", begun.elapsed());
+
+    let end = stream_of(&[STOP]).split_off(1);
+    let steps = [vec![stream_head(), event(TOKEN), Step::Pause(millis(2200))], end].concat();
+    let upstream = Upstream::start(move |_| steps.clone()).await.expect("a port");
+    let remote = remote_at(&upstream.url(), |settings| settings.idle_timeout = millis(1500));
+    let stream = remote.stream(call("{}")).await.expect("a first token");
+    tokio::time::sleep(millis(1800)).await;
+    let (events, failure) = read(stream).await;
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(events, [TOKEN, STOP]);
 }
 
 #[tokio::test]

@@ -13,15 +13,20 @@ use futures::StreamExt;
 
 use super::{Call, Endpoint, Failure, Remote, RemoteKind, RemoteSettings, RemoteStream};
 
-/// A remote with short waits, for a server at this URL.
+/// A remote for a server at this URL, with waits that no busy machine reaches.
 fn remote_at(url: &str, change: impl FnOnce(&mut RemoteSettings)) -> Remote {
     let mut settings = RemoteSettings::new("other", RemoteKind::OpenAiCompatible, url);
-    settings.connect_timeout = Duration::from_millis(600);
-    settings.first_token_timeout = Duration::from_millis(600);
-    settings.idle_timeout = Duration::from_millis(400);
-    settings.timeout = Duration::from_millis(1200);
+    settings.connect_timeout = Duration::from_secs(30);
     change(&mut settings);
     Remote::new(settings).expect("good settings")
+}
+
+/// Waits that a test can sit out.
+fn hurry(settings: &mut RemoteSettings) {
+    settings.connect_timeout = Duration::from_millis(1500);
+    settings.first_token_timeout = Duration::from_millis(1500);
+    settings.idle_timeout = Duration::from_millis(1000);
+    settings.timeout = Duration::from_millis(3000);
 }
 
 /// A server that answers every request with these steps, and a remote for it.
