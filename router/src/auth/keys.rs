@@ -327,6 +327,9 @@ impl ApiKeys {
 
     /// Takes over every change of the store, within [`FOLLOW`]. Never ends.
     pub async fn follow(&self) {
+        if self.store().is_none() {
+            return std::future::pending().await;
+        }
         let mut told = String::new();
         loop {
             tokio::time::sleep(FOLLOW).await;

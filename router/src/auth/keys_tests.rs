@@ -197,3 +197,16 @@ fn the_time_of_a_lookup_does_not_grow_with_the_keys() {
         assert!(among < 4 * alone, "{key}: {among:?} among many, {alone:?} alone");
     }
 }
+
+/// Eight bytes find a key, all thirty-two open by it.
+#[test]
+fn a_digest_that_begins_like_a_keys_opens_nothing() {
+    let digest =
+        |end: char| format!("{}{}", "ab".repeat(8), end.to_string().repeat(48)).parse::<Digest>().expect("hex");
+    let mut set = KeySet::default();
+    for (end, name) in [('1', "one"), ('2', "two")] {
+        set.insert(digest(end), Arc::new(Credential::unlimited(Tenant::named(name))));
+    }
+    let found = |end: char| set.find(&digest(end)).map(|credential| credential.tenant.name.as_str());
+    assert_eq!((found('1'), found('2'), found('3')), (Some("one"), Some("two"), None));
+}

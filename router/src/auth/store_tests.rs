@@ -104,4 +104,13 @@ fn every_change_has_its_own_stamp() {
     assert_eq!(store.stamp().expect("a file"), first);
     store.rotate("ci", Duration::ZERO).expect("rotated");
     assert_ne!(store.stamp().expect("a file"), first);
+    // Of one length and, as far as the file system's clock can tell, of one time.
+    let frozen = |store: &KeyStore| {
+        let file = OpenOptions::new().write(true).open(store.path()).expect("a file");
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1)).expect("set");
+        store.stamp().expect("a file")
+    };
+    let second = frozen(&store);
+    store.rotate("ci", Duration::ZERO).expect("rotated");
+    assert_ne!(frozen(&store), second);
 }
