@@ -27,10 +27,12 @@ pub(super) fn brain_bits(x: f32) -> u32 {
     if magnitude < LEAST { 0 } else { number }
 }
 
-/// A bf16 weight as it is kept: zero where it is too small to count.
-pub(super) fn kept_weight(bytes: [u8; 2]) -> [u8; 2] {
-    let magnitude = u32::from(u16::from_le_bytes(bytes) & 0x7fff) << 16;
-    if magnitude < LEAST { [0; 2] } else { bytes }
+/// A pair of bf16 weights as it is kept: zero where one is too small to count.
+pub(super) fn kept_pair(pair: [u8; 4]) -> [u8; 4] {
+    let pair = u32::from_le_bytes(pair);
+    let even = if pair << 17 < LEAST << 1 { 0 } else { pair & 0xffff };
+    let odd = if pair << 1 < LEAST << 1 { 0 } else { pair & 0xffff_0000 };
+    (odd | even).to_le_bytes()
 }
 
 /// Whether the kernel for bf16 takes pairs, by `vdpbf16ps`.
@@ -134,9 +136,10 @@ mod tests {
             let got = f32::from_bits(brain_bits(x));
             assert!(got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(), "{x:e}: {got:e}");
             let weight = bf16::from_f32(x);
-            let kept = bf16::from_le_bytes(kept_weight(weight.to_le_bytes()));
-            let small = weight.to_f32().abs() < 2f32.powi(-56);
-            assert_eq!(kept.to_bits(), if small { 0 } else { weight.to_bits() }, "{x:e}");
+            let kept = if weight.to_f32().abs() < 2f32.powi(-56) { [0; 2] } else { weight.to_le_bytes() };
+            let [low, high] = weight.to_le_bytes();
+            assert_eq!(kept_pair([low, high, 0, 0]), [kept[0], kept[1], 0, 0], "{x:e}");
+            assert_eq!(kept_pair([0x80, 0x3f, low, high]), [0x80, 0x3f, kept[0], kept[1]], "{x:e}");
         };
         for x in [0.0, -0.0, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e-40, 1e-17, 1.5e-17]
         {

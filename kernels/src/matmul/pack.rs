@@ -1,7 +1,7 @@
 //! From ggml's rows of blocks to tiles of sixteen rows, and back for one row.
 
 use super::aligned::LINE;
-use super::brains::kept_weight;
+use super::brains::kept_pair;
 use super::format::{ROWS, TileFormat, UNIT, open_row, pack_unit, read_scales, write_scales};
 use crate::quant::{BlockFormat, GgmlType, OpenBlock, code_value};
 
@@ -54,10 +54,13 @@ fn pack_floats<const BYTES: usize>(cols: usize, data: &[u8], tile: &mut [u8]) {
 /// `[row][cols]` to `[pair][16][2]` of bf16; the pair of a last odd column has a zero.
 fn pack_brains(cols: usize, data: &[u8], tile: &mut [u8]) {
     for (row, values) in data.chunks_exact(cols * 2).enumerate() {
-        for (pair, place) in values.chunks(4).zip(tile.chunks_exact_mut(ROWS * 4)) {
-            for (value, place) in pair.chunks_exact(2).zip(place[row * 4..].chunks_exact_mut(2)) {
-                place.copy_from_slice(&kept_weight([value[0], value[1]]));
-            }
+        let mut pairs = values.chunks_exact(4);
+        let mut places = tile.chunks_exact_mut(ROWS * 4).map(|place| &mut place[row * 4..][..4]);
+        for (pair, place) in (&mut pairs).zip(&mut places) {
+            place.copy_from_slice(&kept_pair([pair[0], pair[1], pair[2], pair[3]]));
+        }
+        if let (&[low, high], Some(place)) = (pairs.remainder(), places.next()) {
+            place.copy_from_slice(&kept_pair([low, high, 0, 0]));
         }
     }
 }
