@@ -172,8 +172,7 @@ fn a_node_of_the_same_name_is_another_node() {
 
 #[test]
 fn two_threads_never_take_one_place() {
-    let mut settings = PlacementSettings::default();
-    settings.bound = Bound { factor: 1.0, comfortable: 0 };
+    let settings = PlacementSettings { bound: Bound { factor: 1.0, comfortable: 0 }, ..PlacementSettings::default() };
     let (placement, now) = placement(4, settings);
     let held: Vec<Placed> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8u64)
