@@ -71,6 +71,10 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
     }
     let table = state.routing().table();
     let plan = Plan::new(&asked, &table, state.models(), &caller.tenant)?;
+    caller.facts.note(|served| {
+        let first = plan.candidates.first().map(|candidate| candidate.model.clone());
+        served.asked = asked.model.clone().or(first);
+    });
     let mut way = Way::new(state, caller, asked, received)?;
     way.recall(&plan).await?;
     let cache = match way.look(&plan).await? {
@@ -159,6 +163,7 @@ impl Way {
                 Err(Refusal::Fatal(error)) => return Err(error),
             }
         }
+        self.caller.facts.note(|served| served.attempts = report.attempts() as u64);
         // Where the engine here was the only one asked, its own words and status are the best.
         match own.filter(|_| report.failed.len() == 1 && report.left_out.is_empty()) {
             Some(error) => Err(error),

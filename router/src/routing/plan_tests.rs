@@ -11,6 +11,7 @@ models = ["alphabet", "big"]
 
 [backends.gate]
 kind = "portkey"
+portkey_provider = "openai"
 url = "http://127.0.0.1:2/v1"
 
 [backends.other]
