@@ -266,6 +266,46 @@ fn another_encoder_is_refused_until_records_are_embedded_anew() {
 }
 
 #[test]
+fn files_of_another_version_are_refused_with_the_cure() {
+    let check = |spoil: &dyn Fn(&Path), found: u32, cure: &str| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("memory");
+        put(&open(&path), &scope("t", "p"), "one");
+        spoil(&path);
+        let refused = Embedded::open(&path, Some(&encoder()), config()).map(drop);
+        let error = refused.expect_err("another version's");
+        assert!(matches!(error, MemoryError::Format { found: of, known: FORMAT, .. } if of == found), "{error}");
+        assert!(error.to_string().contains(cure), "{error}");
+    };
+    let current = |line: &str| {
+        let line = line.to_owned();
+        move |dir: &Path| std::fs::write(dir.join("current"), &line).expect("written")
+    };
+    let summed = |line: &str| current(&format!("{line}{:08x}\n", crc32fast::hash(line.as_bytes())));
+    let old = "let the engram that wrote it say `engram memory export`";
+    check(&current("0 0\n"), 1, old);
+    check(&summed("1 200 3 4 5 6 "), 1, old);
+    check(&summed("9 1 200 3 4 5 6 7 "), 9, "use the newer engram");
+    let keyed = |format: u32| {
+        move |dir: &Path| {
+            let memory = open(dir);
+            let write = memory.store.write(move |view| {
+                view.set_json(keys::FORMAT.to_vec(), &format);
+                Ok(())
+            });
+            write.expect("a write");
+        }
+    };
+    check(&keyed(1), 1, old);
+    check(&keyed(FORMAT + 1), FORMAT + 1, "use the newer engram");
+    // A repair does not take it for damage.
+    let dir = tempfile::tempdir().expect("a directory");
+    put(&open(dir.path()), &scope("t", "p"), "one");
+    current("0 0\n")(dir.path());
+    assert!(matches!(Embedded::repair(dir.path(), None), Err(MemoryError::Format { found: 1, .. })));
+}
+
+#[test]
 fn churn_leaves_neither_disk_nor_indexes_growing() {
     let dir = tempfile::tempdir().expect("a directory");
     let memory = open(dir.path());

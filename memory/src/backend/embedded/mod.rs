@@ -29,13 +29,11 @@ use crate::record::{Kind, Record, RecordId, Timestamp};
 use crate::scope::{Name, Partition};
 use crate::store::keys::{self, PartitionId};
 use crate::store::tree::Tree;
-use crate::store::{Store, StoreConfig, value};
+use crate::store::{FORMAT, Store, StoreConfig, value};
 use encoder::{Encoders, Slotted};
 use part::Params;
 use resident::Resident;
 
-/// The version of the layout of keys and values.
-const FORMAT: u32 = 1;
 /// Records of one commit where many are removed: a kill between two leaves a forget half done and not acknowledged.
 const CHUNK: usize = 4096;
 
@@ -238,7 +236,7 @@ fn record_of(tree: &Tree, key: &[u8], sealed: &[u8]) -> Result<Record> {
 fn check_format(tree: &Tree) -> Result<()> {
     let Some(sealed) = tree.get(keys::FORMAT)? else { return Ok(()) };
     let found: u32 = value::unseal_json(keys::FORMAT, &sealed).ok_or_else(|| tree.damaged(keys::FORMAT))?;
-    if found > FORMAT {
+    if found != FORMAT {
         return Err(MemoryError::Format { path: tree.path().to_owned(), found, known: FORMAT });
     }
     Ok(())
