@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engram_memory::backend::embedded::Embedded;
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::{Manifest, ManifestStore, ORIGIN};
+use engram_memory::ingest::{Manifest, ManifestStore, ORIGIN, Part};
 use engram_memory::{
     Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Provenance, Query, Recall, Record,
     RecordId, Result, Scope, Timestamp,
@@ -101,8 +101,12 @@ impl MemoryStore for Opened {
         self.manifests.as_ref().map_or(Ok(None), |manifests| manifests.load(scope))
     }
 
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
-        self.manifests.as_ref().map_or(Ok(()), |manifests| manifests.save(scope, manifest))
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()> {
+        match (&self.manifests, part) {
+            (None, _) => Ok(()),
+            (Some(manifests), None) => manifests.save(scope, manifest),
+            (Some(manifests), Some(part)) => manifests.save_part(scope, part, manifest),
+        }
     }
 
     fn forget(&self, what: &Forget) -> Result<u64> {

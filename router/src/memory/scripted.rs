@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::Manifest;
+use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
     Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
     Result, Scope, SignalScores, Timestamp, content_hash,
@@ -187,8 +187,9 @@ impl MemoryStore for Scripted {
         Ok(kept.iter().find(|(of, _)| of == scope).map(|(_, manifest)| manifest.clone()))
     }
 
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()> {
         self.turn()?;
+        assert!(part.is_none(), "parts are put together by the real store, in its own tests");
         let mut kept = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(of, _)| of != scope);
         kept.push((scope.clone(), manifest.clone()));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::Manifest;
+use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
     NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId, Result, Scope, Timestamp,
 };
@@ -40,8 +40,8 @@ pub trait MemoryStore: Send + Sync {
     /// What was indexed of a scope, if that is known.
     fn manifest(&self, scope: &Scope) -> Result<Option<Manifest>>;
 
-    /// Keeps what was indexed of a scope. It goes when any record of it is forgotten.
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()>;
+    /// Keeps what was indexed of a scope, or a part of that. It goes when any record of it is forgotten.
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()>;
 
     /// Changes a record.
     fn update(&self, partition: &Partition, id: RecordId, patch: Patch) -> Result<Record>;
