@@ -172,5 +172,5 @@ fn errors_name_the_cure_and_no_secret() {
     check(QdrantConfig { api_key: key("a\nhorse"), ..good.clone() }, "`memory.qdrant_api_key`: is no text");
     check(QdrantConfig { url: "http://127.0.0.1:1".into(), ..good.clone() }, "at `memory.qdrant_url`");
     check(QdrantConfig { url: "127.0.0.1:6333".into(), ..good.clone() }, "`memory.qdrant_url`: is not");
-    check(QdrantConfig { collection: "a/b".into(), ..good }, "`memory.qdrant_collection`");
+    check(QdrantConfig { collection: "a/b".into(), ..good }, "`collection`");
 }

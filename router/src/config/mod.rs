@@ -313,7 +313,7 @@ fn build(entries: &[Entry], errors: &mut Vec<ConfigError>, warnings: &mut Vec<St
             offline: get.flag("models.offline"),
             revision: get.optional_text("models.revision"),
         },
-        memory: memory::build(&get, errors),
+        memory: memory::build(&get, errors, warnings),
     };
     if config.engine.max_batch_tokens < config.engine.max_num_seqs {
         errors.push(get.bad(
@@ -349,6 +349,11 @@ impl Getter<'_> {
             .find(|entry| entry.key.name == name)
             .map_or(Origin::Default, |entry| entry.origin.clone());
         ConfigError::BadValue { key: name.into(), problem, origin }
+    }
+
+    /// Whether somebody set it.
+    fn is_set(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key.name == name && entry.origin != Origin::Default)
     }
 
     fn text(&self, name: &str) -> String {
