@@ -78,7 +78,7 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
                 // Nothing else tells of the other servers' writes.
                 facade.caches.recall_bytes = 0;
             }
-            let mut postgres = PostgresConfig::at(engine_secret(url));
+            let mut postgres = PostgresConfig::at(url.clone());
             postgres.schema.clone_from(schema);
             postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
             postgres.ef_search = u32::try_from(settings.ef_search).unwrap_or(u32::MAX).min(1000);
@@ -89,7 +89,7 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
                 facade.caches.recall_bytes = 0; // as above
             }
             let mut qdrant = QdrantConfig::at(url.as_str());
-            qdrant.api_key = api_key.as_ref().map(engine_secret);
+            qdrant.api_key = api_key.clone();
             qdrant.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
             (Arc::new(Qdrant::open(&qdrant, (&id.name, id.dim))?), None)
         }
@@ -118,13 +118,9 @@ pub fn embedded_config(settings: &MemorySettings) -> EmbeddedConfig {
 
 fn shared_cache(settings: &MemorySettings) -> anyhow::Result<Option<Arc<dyn SharedCache>>> {
     let Some(url) = &settings.redis_url else { return Ok(None) };
-    let mut redis = RedisConfig::at(engine_secret(url));
+    let mut redis = RedisConfig::at(url.clone());
     redis.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
     Ok(Some(Arc::new(RedisCache::new(redis)?)))
-}
-
-fn engine_secret(secret: &crate::config::Secret) -> engram_memory::backend::Secret {
-    engram_memory::backend::Secret::new(secret.expose())
 }
 
 fn memory_config(settings: &MemorySettings) -> MemoryConfig {
