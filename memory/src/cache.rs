@@ -223,6 +223,14 @@ impl MemoryCaches {
         }
     }
 
+    /// Another encoder is asked from now on: no vector of the old one is given any more, and no answer that one led to.
+    pub fn encoder_changed(&self) {
+        self.written_anywhere();
+        if let Some(vectors) = &self.vectors {
+            vectors.invalidate_all();
+        }
+    }
+
     /// Looks for vectors.
     pub fn embedding_counts(&self) -> CacheCounts {
         self.embedding.counts()

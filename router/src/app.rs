@@ -121,6 +121,7 @@ fn keyed_routes() -> Vec<(&'static str, MethodRouter<AppState>)> {
         ),
         ("/v1/memory/stats", get(api::memory::stats)),
         ("/v1/memory/snapshots", post(api::memory::snapshot)),
+        ("/v1/admin/memory/reembed", get(api::memory::reembed::retrieve).post(api::memory::reembed::create)),
         ("/tokenize", post(api::tokenize::tokenize)),
         ("/detokenize", post(api::tokenize::detokenize)),
         ("/metrics", get(api::status::metrics)),

@@ -207,6 +207,11 @@ pub trait Backend: Send + Sync {
         Ok(None)
     }
 
+    /// Work that can wait for a quiet moment; to be called now and then.
+    fn upkeep(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether it can serve at all, cheaply asked.
     fn health(&self) -> Result<()>;
 }

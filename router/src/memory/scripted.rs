@@ -2,16 +2,17 @@
 //! share with the query. The real one is tested in its own crate, and over HTTP with everything that belongs to it.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
 use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
-    Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
-    Result, Scope, SignalScores, Timestamp, content_hash,
+    Embedder, Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record,
+    RecordId, Result, Scope, SignalScores, Timestamp, content_hash,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -21,6 +22,7 @@ use super::store::{Count, MemoryStore, SnapshotReport};
 pub struct Scripted {
     records: Mutex<Vec<Record>>,
     manifests: Mutex<Vec<(Scope, Manifest)>>,
+    encoder: Mutex<String>,
     /// The next operation fails.
     pub fail: AtomicBool,
     /// Every operation takes so long.
@@ -223,5 +225,25 @@ impl MemoryStore for Scripted {
     fn expire(&self) -> Result<u64> {
         self.turn()?;
         Ok(0)
+    }
+
+    fn upkeep(&self) -> Result<()> {
+        self.turn()
+    }
+
+    fn encoder(&self) -> String {
+        self.encoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reembed(&self, embedder: Arc<dyn Embedder>, go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<bool> {
+        let count = self.records().len() as u64;
+        for done in 1..=count {
+            self.turn()?;
+            if go_on(done).is_break() {
+                return Ok(false);
+            }
+        }
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = embedder.name().to_owned();
+        Ok(true)
     }
 }

@@ -20,7 +20,7 @@ use engram_models::EncoderHandle;
 
 use crate::backend::Encoders;
 use crate::config::{Config, MemoryBackend, MemorySettings};
-use crate::memory::{CacheCounts, EncoderEmbedder, MemoryService, Opened};
+use crate::memory::{CacheCounts, EncoderEmbedder, LoadEncoder, MemoryService, Opened};
 use crate::metrics::Metrics;
 
 /// The memory's doors; what is behind them is opened in the background.
@@ -29,6 +29,7 @@ pub fn start(config: &Config, encoders: Encoders, metrics: Arc<Metrics>) -> Memo
     if !config.memory.enabled {
         return service;
     }
+    service.reembeddings().load_by(loader(config));
     let (opening, config) = (service.clone(), config.clone());
     tokio::spawn(async move {
         if encoders.facts().is_some_and(|facts| facts.state == "absent") {
@@ -101,6 +102,15 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
         memory = memory.sharing(cache);
     }
     Ok(Opened::new(memory, embedded, &settings.dir))
+}
+
+/// Loads the encoder that the memory is to be embedded with anew.
+fn loader(config: &Config) -> LoadEncoder {
+    let options = super::pull_options(config, false);
+    Box::new(move |name| {
+        let handle = Encoders::new(name, options.clone()).wait()?;
+        Ok(Arc::new(EncoderEmbedder::new(handle)))
+    })
 }
 
 /// The configured encoder and what the store calls it, loaded or fetched now; for commands, with progress.

@@ -5,6 +5,7 @@
 
 mod archive;
 mod encoder;
+mod graphs;
 mod jsonl;
 mod part;
 mod plan;
@@ -14,11 +15,12 @@ mod resident;
 mod search;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use archive::{Contents, restore};
 pub use encoder::EncoderId;
 pub use jsonl::Imported;
+pub use reembed::Reembedding;
 pub use repair::Repaired;
 
 use crate::backend::{Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written};
@@ -71,6 +73,8 @@ pub struct Embedded {
     ef_search: usize,
     /// Whose vectors are handed in; `None` when opened without an encoder, for whatever is in use.
     configured: RwLock<Option<EncoderId>>,
+    /// Held by whoever fills the other slot with another encoder's vectors.
+    reembedding: Mutex<()>,
 }
 
 impl Embedded {
@@ -86,7 +90,8 @@ impl Embedded {
             Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
         let noted = resident.clone();
         let store = Store::open(dir, config.store, Arc::new(move |ops| noted.note(ops)))?;
-        let memory = Self { store, resident, ef_search: config.ef_search, configured: RwLock::new(encoder.cloned()) };
+        let (configured, ef_search) = (RwLock::new(encoder.cloned()), config.ef_search);
+        let memory = Self { store, resident, ef_search, configured, reembedding: Mutex::default() };
         let tree = memory.store.tree();
         check_format(&tree)?;
         let encoders = Encoders::of_tree(&tree)?;
@@ -100,6 +105,7 @@ impl Embedded {
                 return Err(MemoryError::Invalid { field: "memory.encoder".to_owned(), message });
             }
         }
+        memory.clear_left_over(&encoders)?;
         Ok(memory)
     }
 
@@ -202,7 +208,7 @@ impl Embedded {
             gone += self.store.write(move |view| plan::forget(view, number, &chunk, selection.as_ref()))?;
         }
         if gone > 0 {
-            resident::unsave(&self.store, number);
+            self.resident.unsave(&self.store, number);
         }
         Ok(gone)
     }
@@ -223,7 +229,7 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         if !self.read_only() {
             // What was not written is built at the next open.
-            let _ = self.resident.save(&self.store);
+            let _ = self.resident.save(&self.store, |unsaved, _| unsaved > 0);
         }
     }
 }
@@ -248,10 +254,14 @@ impl Backend for Embedded {
     }
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
-        let dim = self.writing_encoder()?.dim;
-        records.iter().try_for_each(|stored| self.check_vector(dim, &stored.vector))?;
+        let encoder = self.writing_encoder()?;
+        records.iter().try_for_each(|stored| self.check_vector(encoder.dim, &stored.vector))?;
         let now = Timestamp::now();
-        self.store.write(move |view| records.into_iter().map(|stored| plan::put(view, stored, now)).collect())
+        self.store.write(move |view| {
+            // Again, where no other plan can come between.
+            Encoders::read(view)?.check(&encoder)?;
+            records.into_iter().map(|stored| plan::put(view, stored, now)).collect()
+        })
     }
 
     fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Option<Record>> {
@@ -285,11 +295,19 @@ impl Backend for Embedded {
     }
 
     fn change(&self, partition: &Partition, id: RecordId, change: Change) -> Result<Record> {
+        let mut encoder = None;
         if let Some((_, vector)) = &change.content {
-            self.check_vector(self.writing_encoder()?.dim, vector)?;
+            let writing = self.writing_encoder()?;
+            self.check_vector(writing.dim, vector)?;
+            encoder = Some(writing);
         }
         let partition = partition.clone();
-        self.store.write(move |view| plan::change(view, &partition, id, change, Timestamp::now()))
+        self.store.write(move |view| {
+            if let Some(encoder) = encoder {
+                Encoders::read(view)?.check(&encoder)?;
+            }
+            plan::change(view, &partition, id, change, Timestamp::now())
+        })
     }
 
     fn forget(&self, what: &Forget) -> Result<u64> {
@@ -375,6 +393,12 @@ impl Backend for Embedded {
             }
         });
         Ok(stats)
+    }
+
+    /// Writes the graphs that changed much since they were written last, so that an end without a close costs the next
+    /// open little.
+    fn upkeep(&self) -> Result<()> {
+        if self.read_only() { Ok(()) } else { self.resident.save_now_and_then(&self.store) }
     }
 
     fn health(&self) -> Result<()> {
