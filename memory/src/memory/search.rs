@@ -35,7 +35,7 @@ impl Memory {
         let kind = if let [kind] = query.kinds.as_slice() { Some(*kind) } else { None };
         self.watched(Operation::Search, kind, || {
             let selection = self.checked(query, count.is_some())?;
-            let answers = Answers::of(self, query)?;
+            let answers = Answers::of(self, query);
             let start = Instant::now();
             let cached = answers.as_ref().and_then(|answers| {
                 let hits = answers.kept(query);

@@ -68,17 +68,12 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
     let settings = &config.memory;
     let id = EncoderId { name: encoder.encoder().name().to_owned(), dim: encoder.encoder().dim() };
     let shared = shared_cache(settings)?;
-    let mut facade = memory_config(settings);
     let (backend, embedded): (Arc<dyn Backend>, _) = match &settings.backend {
         MemoryBackend::Embedded => {
             let embedded = Arc::new(Embedded::open(&settings.dir, Some(&id), embedded_config(settings))?);
             (Arc::clone(&embedded) as Arc<dyn Backend>, Some(embedded))
         }
         MemoryBackend::Postgres { url, schema, pool } => {
-            if shared.is_none() {
-                // Nothing else tells of the other servers' writes.
-                facade.caches.recall_bytes = 0;
-            }
             let mut postgres = PostgresConfig::at(url.clone());
             postgres.schema.clone_from(schema);
             postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
@@ -86,16 +81,13 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
             (Arc::new(Postgres::open(&postgres, (&id.name, id.dim))?), None)
         }
         MemoryBackend::Qdrant { url, api_key } => {
-            if shared.is_none() {
-                facade.caches.recall_bytes = 0; // as above
-            }
             let mut qdrant = QdrantConfig::at(url.as_str());
             qdrant.api_key = api_key.clone();
             qdrant.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
             (Arc::new(Qdrant::open(&qdrant, (&id.name, id.dim))?), None)
         }
     };
-    let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), facade)?
+    let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), memory_config(settings))?
         .redacted_by(Arc::new(SecretRules))
         .observed_by(Arc::new(CacheCounts(Arc::clone(metrics))));
     if let Some(cache) = shared {

@@ -212,6 +212,10 @@ impl Backend for Postgres {
         Ok(BackendStats { pool: Some(self.pool.usage()), ..stats })
     }
 
+    fn shared(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Result<()> {
         self.transact(|transaction| Ok(transaction.batch_execute("SELECT FROM records LIMIT 1")?))
     }

@@ -183,6 +183,10 @@ impl Backend for Qdrant {
         Ok(BackendStats { pool: Some(self.client.usage()), ..stats })
     }
 
+    fn shared(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Result<()> {
         self.run(|session, _| collection::health(session, &self.collection))
     }
