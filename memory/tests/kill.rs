@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::backend::{Backend, Change, Forget, Selection, Stored};
 use engram_memory::store::StoreConfig;
-use engram_memory::{IndexParams, Kind, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
+use engram_memory::{IndexParams, Kind, Record, RecordId, Scope, Timestamp, content_hash};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -60,23 +60,7 @@ fn vector(content: &str) -> Vec<f32> {
 
 fn stored(thread: u64, content: String) -> Stored {
     let scope = scope(thread);
-    let now = Timestamp::now();
-    let record = Record {
-        id: RecordId::of(&scope, Kind::Code, &content, 0),
-        scope,
-        kind: Kind::Code,
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        content_hash: content_hash(&content),
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: engram_memory::Feedback::default(),
-        content,
-    };
+    let record = Record::new(scope, Kind::Code, content, Timestamp::now());
     Stored { vector: vector(&record.content), record }
 }
 

@@ -10,6 +10,7 @@ pub mod qdrant;
 pub mod redis;
 mod secret;
 mod terms;
+mod vector;
 
 pub use pool::PoolConfig;
 pub use secret::Secret;

@@ -11,7 +11,7 @@ use crate::error::{MemoryError, Result};
 use crate::memory::Memory;
 use crate::observer::Operation;
 use crate::query::{Lifetime, NewRecord, Patch};
-use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, content_hash};
+use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp};
 use crate::redact::redact_json;
 use crate::scope::Partition;
 
@@ -178,20 +178,11 @@ impl Memory {
         let expires = self.expiry(new.lifetime, new.kind, now);
         let content = self.redact(new.content);
         Record {
-            id: RecordId::of(&new.scope, new.kind, &content, 0),
-            content_hash: content_hash(&content),
-            scope: new.scope,
-            kind: new.kind,
-            content,
             metadata: self.redact_metadata(new.metadata),
             provenance: new.provenance,
-            created: now,
-            updated: now,
             expires,
-            version: 1,
-            seen: 1,
             pinned: new.pinned,
-            feedback: Feedback::default(),
+            ..Record::new(new.scope, new.kind, content, now)
         }
     }
 

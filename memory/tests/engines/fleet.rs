@@ -51,7 +51,11 @@ pub fn sees_the_others_writes([one, other]: &[Memory; 2], cached: bool) {
         assert_eq!(found.hits.iter().map(|hit| hit.record.content.as_str()).collect::<Vec<_>>(), ["a parcel"]);
     }
     assert_eq!(one.search(&query, None).unwrap().cached, cached);
-    assert_eq!(one.search(&query, None).unwrap().embed, Duration::ZERO, "the query's own vector is nobody else's matter");
+    assert_eq!(
+        one.search(&query, None).unwrap().embed,
+        Duration::ZERO,
+        "the query's own vector is nobody else's matter"
+    );
 }
 
 fn new(scope: &Scope, content: &str) -> NewRecord {

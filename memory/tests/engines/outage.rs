@@ -36,6 +36,6 @@ pub fn a_pool_that_is_used_up_says_so(backend: &(dyn Backend + Sync), breaker: &
         workers.into_iter().filter_map(|worker| worker.join().unwrap()).next()
     });
     let refused = refused.expect("eight threads on one connection").to_string();
-    assert!(refused.contains("all 1 connections were in use for 0 ms: raise `pool_size`"), "{refused}");
+    assert!(refused.contains("all 1 connections were in use for 0 ms: raise `memory."), "{refused}");
     assert_eq!(breaker(), BreakerState::Closed, "it is no failure of the engine");
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use engram_memory::backend::breaker::{BreakerConfig, BreakerState};
+use engram_memory::backend::breaker::BreakerConfig;
 use engram_memory::backend::postgres::{Postgres, PostgresConfig};
 use engram_memory::backend::{Backend, PoolConfig, Secret, Selection, Stored};
 use engram_memory::{Kind, MemoryError, RecordId};

@@ -1,10 +1,10 @@
 //! The shared engine Qdrant, against a stand-in (`tests/servers/qdrant_stand_in.py`): no Qdrant can be had here.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use engram_memory::backend::breaker::{BreakerConfig, BreakerState};
+use engram_memory::backend::breaker::BreakerConfig;
 use engram_memory::backend::qdrant::{Qdrant, QdrantConfig};
 use engram_memory::backend::{Backend, Change, PoolConfig, Secret, Selection, Stored};
 use engram_memory::{Kind, MemoryError, RecordId};

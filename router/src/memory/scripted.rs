@@ -11,8 +11,8 @@ use std::time::Duration;
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
 use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
-    Embedder, Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record,
-    RecordId, Result, Scope, SignalScores, Timestamp, content_hash,
+    Embedder, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
+    Result, Scope, SignalScores, Timestamp,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -78,20 +78,11 @@ impl MemoryStore for Scripted {
                     Lifetime::OfKind | Lifetime::Forever => None,
                 };
                 let record = Record {
-                    id,
-                    scope: new.scope,
-                    kind: new.kind,
-                    content_hash: content_hash(&new.content),
-                    content: new.content,
                     metadata: new.metadata,
                     provenance: new.provenance,
-                    created: now,
-                    updated: now,
                     expires,
-                    version: 1,
-                    seen: 1,
                     pinned: new.pinned,
-                    feedback: Feedback::default(),
+                    ..Record::new(new.scope, new.kind, new.content, now)
                 };
                 all.push(record.clone());
                 Written::Created(record)

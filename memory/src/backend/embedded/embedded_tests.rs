@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::embedder::{Embedder, Side};
 use crate::index::VectorIndex;
-use crate::record::{Feedback, Provenance, content_hash};
+use crate::record::content_hash;
 use crate::scope::Scope;
 
 pub(super) const DIM: usize = 8;
@@ -54,23 +54,7 @@ pub(super) fn vector(text: &str, dim: usize) -> Vec<f32> {
 }
 
 pub(super) fn stored(scope: &Scope, content: &str) -> Stored {
-    let now = Timestamp::now();
-    let record = Record {
-        id: RecordId::of(scope, Kind::Knowledge, content, 0),
-        scope: scope.clone(),
-        kind: Kind::Knowledge,
-        content: content.to_owned(),
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        content_hash: content_hash(content),
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: Feedback::default(),
-    };
+    let record = Record::new(scope.clone(), Kind::Knowledge, content.to_owned(), Timestamp::now());
     Stored { record, vector: vector(&format!("bytes{content}"), DIM) }
 }
 

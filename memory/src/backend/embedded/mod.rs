@@ -23,6 +23,7 @@ pub use jsonl::Imported;
 pub use reembed::Reembedding;
 pub use repair::Repaired;
 
+use crate::backend::vector::check_vector;
 use crate::backend::{Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written};
 use crate::error::{MemoryError, Result};
 use crate::index::IndexParams;
@@ -158,19 +159,6 @@ impl Embedded {
         Ok(Some(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?))
     }
 
-    fn check_vector(&self, dim: usize, vector: &[f32]) -> Result<()> {
-        let problem = if vector.len() != dim {
-            format!("has {} values, this memory's encoder makes {dim}", vector.len())
-        } else if vector.iter().any(|x| !x.is_finite()) {
-            "holds a value that is not a number".to_owned()
-        } else if vector.iter().all(|&x| x == 0.0) {
-            "holds only zeros, which is no direction".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(MemoryError::Invalid { field: "vector".to_owned(), message: problem })
-    }
-
     /// Partitions by name, of one tenant or of all.
     fn partitions(&self, tree: &Tree, tenant: Option<&Name>) -> Result<Vec<(PartitionId, Partition)>> {
         let mut found = Vec::new();
@@ -255,7 +243,7 @@ impl Backend for Embedded {
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
         let encoder = self.writing_encoder()?;
-        records.iter().try_for_each(|stored| self.check_vector(encoder.dim, &stored.vector))?;
+        records.iter().try_for_each(|stored| check_vector(encoder.dim, &stored.vector))?;
         let now = Timestamp::now();
         self.store.write(move |view| {
             // Again, where no other plan can come between.
@@ -298,7 +286,7 @@ impl Backend for Embedded {
         let mut encoder = None;
         if let Some((_, vector)) = &change.content {
             let writing = self.writing_encoder()?;
-            self.check_vector(writing.dim, vector)?;
+            check_vector(writing.dim, vector)?;
             encoder = Some(writing);
         }
         let partition = partition.clone();
@@ -346,7 +334,7 @@ impl Backend for Embedded {
     }
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
-        self.check_vector(self.writing_encoder()?.dim, vector)?;
+        check_vector(self.writing_encoder()?.dim, vector)?;
         self.find_nearest(selection, vector, k)
     }
 

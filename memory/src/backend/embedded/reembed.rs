@@ -13,6 +13,7 @@ use super::encoder::{EncoderId, Encoders, Slotted, vector_slots};
 use super::graphs::Graphs;
 use super::resident::unsave_slot;
 use super::{CHUNK, Embedded, record_of};
+use crate::backend::vector::check_vector;
 use crate::embedder::{Embedder, Side};
 use crate::error::Result;
 use crate::record::{Record, RecordId};
@@ -94,17 +95,6 @@ impl Embedded {
         }
         let batch = batch.max(1);
         Ok(Some(Reembedding { memory: self, embedder, encoder, slot, batch, done: 0, complete: None, _alone: alone }))
-    }
-
-    /// How many records have the vector of the encoder that is not in use yet, and whose it is; `None`: none is being made.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn pending_reembed(&self) -> Result<Option<(EncoderId, u64)>> {
-        let tree = self.store.tree();
-        let Some(pending) = Encoders::of_tree(&tree)?.pending else { return Ok(None) };
-        let made = tree.scan(&[b'v', pending.slot], &[]).try_fold(0, |count, pair| pair.map(|_| count + 1))?;
-        Ok(Some((pending.encoder, made)))
     }
 
     /// Removes the vectors that a switch left behind, if it was killed before it could.
@@ -230,7 +220,7 @@ impl Reembedding<'_> {
     fn embed_some(&mut self, waiting: Vec<Waiting>) -> Result<()> {
         let texts: Vec<&str> = waiting.iter().map(|waiting| waiting.record.content.as_str()).collect();
         let vectors = self.embedder.embed(&texts, Side::Document)?;
-        vectors.iter().try_for_each(|vector| self.memory.check_vector(self.encoder.dim, vector))?;
+        vectors.iter().try_for_each(|vector| check_vector(self.encoder.dim, vector))?;
         self.done += waiting.len() as u64;
         let slot = self.slot;
         self.memory.store.write(move |view| set_vectors(view, slot, &waiting, &vectors))
