@@ -41,7 +41,7 @@ Once there is a key, every request but those to /health, /ready and /openapi.jso
     #[command(after_help = "\
 Examples:
   engram keys list
-  engram keys list --json | jq '.data[].name'")]
+  engram keys list --json | jq '.data[] | select(.expired) | .name'")]
     List(StoreArgs),
     /// Make a new key in place of one
     #[command(after_help = "\
@@ -60,7 +60,8 @@ Examples:
     /// End a key, and the streams that run by it
     #[command(after_help = "\
 Examples:
-  engram keys revoke ci")]
+  engram keys revoke ci
+  engram keys revoke 1581db062a4519de      by its id")]
     Revoke {
         /// Name or id
         key: String,
