@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::app::{AppState, router};
-use crate::scripted::{Knobs, routed};
+use crate::scripted::{Knobs, routed, slow};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -57,7 +57,11 @@ fn body_of(request: &Received) -> Value {
 /// A server with the model `alphabet` and a hosted model `big` at `url`.
 /// With `# cached` in `more` answers are kept.
 fn with_hosted(url: &str, more: &str) -> (AppState, Arc<Knobs>) {
-    routed(&format!(
+    routed(&hosted(url, more))
+}
+
+fn hosted(url: &str, more: &str) -> String {
+    format!(
         r#"
 [backends.host]
 kind = "openai_compatible"
@@ -85,7 +89,7 @@ cache = {cache}
 "#,
         // Most of these tests ask the same thing twice and mean two answers.
         cache = more.contains("cached"),
-    ))
+    )
 }
 
 async fn send(state: &AppState, path: &str, body: &Value) -> (StatusCode, HeaderMap, String) {
@@ -329,16 +333,9 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
 #[tokio::test]
 async fn an_engine_that_would_be_late_is_not_asked() {
     let up = Upstream::start(|request| either(request, "in time")).await.expect("a server");
-    let (state, knobs) = with_hosted(&up.url(), "");
-    knobs.delay_millis.store(15, Ordering::SeqCst);
-    // The engine learns what a step costs from the steps that were, and these suddenly take a thousand times as long.
-    let mut value = Value::Null;
-    for _ in 0..60 {
-        (_, _, value) = post(&state, chat(json!({"model": "alphabet", "max_tokens": 24, "ttft_ms": 5}))).await;
-        if value["engram"]["backend"] != "local" {
-            break;
-        }
-    }
+    let (state, _) = slow(&hosted(&up.url(), ""), 15);
+    post(&state, chat(json!({"model": "alphabet", "max_tokens": 4}))).await;
+    let (_, _, value) = post(&state, chat(json!({"model": "alphabet", "ttft_ms": 5}))).await;
     assert_eq!(value["choices"][0]["message"]["content"], "in time", "{value}");
     assert_eq!(value["engram"]["failed"][0]["code"], "deadline_unreachable");
 
