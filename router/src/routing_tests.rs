@@ -481,3 +481,20 @@ async fn a_conversation_returns_to_the_peer_that_holds_it() {
     let (status, _, value) = post(&state, json!({"model": "far", "messages": messages})).await;
     assert_eq!(status, StatusCode::OK, "{value}");
 }
+
+#[tokio::test]
+async fn a_call_carries_the_trace_that_its_request_came_with() {
+    let up = Upstream::start(|request| whole(request.header("traceparent").unwrap_or("none"))).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let request = Request::post(CHAT)
+        .header("content-type", "application/json")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .body(Body::from(chat(json!({"model": "big"})).to_string()))
+        .expect("a request");
+    let answer = router(state).oneshot(request).await.expect("infallible");
+    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+    let value: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let sent = value["choices"][0]["message"]["content"].as_str().expect("text");
+    assert!(sent.starts_with(&format!("00-{trace}-")), "{sent}");
+}

@@ -23,6 +23,7 @@ use crate::memory::extension::MemoryWish;
 use crate::placement::Placed;
 use crate::request_id::RequestId;
 use crate::routing::{Admission, Bill, Candidate, Plan, Refusal, Report, Target};
+use crate::trace::TraceContext;
 
 /// A body up to this many bytes is parsed where it arrives; a larger one off the threads that serve connections.
 const PARSED_AT_ONCE: usize = 64 << 10;
@@ -35,6 +36,8 @@ pub struct Caller {
     pub facts: Facts,
     /// The request's id.
     pub id: RequestId,
+    /// Its place in a trace.
+    pub trace: Option<TraceContext>,
     /// The request's headers.
     pub headers: HeaderMap,
 }
