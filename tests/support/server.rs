@@ -43,6 +43,8 @@ impl Server {
             .args(["serve", "--model", model, "--host", "127.0.0.1", "--port", &port.to_string(), "--data-dir"])
             .arg(data.path())
             .args(flags)
+            // Tests ask the same thing twice and mean the engine, unless their config says otherwise.
+            .env("ENGRAM_ROUTING_CACHE", "false")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(std::fs::File::create(data.path().join("stderr.log")).expect("a log file")))
