@@ -273,7 +273,7 @@ fn a_tree_whose_manifest_is_larger_than_a_body_is_indexed() {
         place.write(&format!("{long}/{}/file-{n}.txt", n % 50), "");
     }
     assert_eq!(place.index()["files"], 6003);
-    let held = std::fs::metadata(&manifest(&server.data_dir().join("memory/manifests"))).expect("the manifest").len();
+    let held = std::fs::metadata(manifest(&server.data_dir().join("memory/manifests"))).expect("the manifest").len();
     assert!(held > 1280 << 10, "{held} bytes are no test of a limit of 1280 KiB");
     // Files this fresh are read once more; the manifest of that run names all of them.
     assert_eq!(place.index()["changed"], false);

@@ -84,7 +84,7 @@ impl Facts {
         served.model = Some(report.model.clone());
         served.attempts = report.attempts() as u64;
         served.cache = (report.cache != CacheStatus::Off).then(|| report.cache.as_str());
-        served.cost = served.cost + cost;
+        served.cost += cost;
     }
 
     /// What the request has cost so far.

@@ -257,7 +257,7 @@ pub struct ApiError {
     param: Option<String>,
     retry_after: Option<Duration>,
     /// A further member of the error object.
-    details: Option<(&'static str, Value)>,
+    details: Option<Box<(&'static str, Value)>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -303,7 +303,7 @@ impl ApiError {
 
     /// Adds a member to the error object.
     pub fn with_details(mut self, name: &'static str, details: Value) -> Self {
-        self.details = Some((name, details));
+        self.details = Some(Box::new((name, details)));
         self
     }
 
@@ -340,8 +340,8 @@ impl ApiError {
             "param": self.param,
             "code": self.code.as_str(),
         }});
-        if let Some((name, details)) = &self.details {
-            body["error"][*name] = details.clone();
+        if let Some(details) = &self.details {
+            body["error"][details.0] = details.1.clone();
         }
         body
     }

@@ -133,7 +133,7 @@ impl Way {
                 retry_after: error.retry_after(),
                 took: begun.elapsed(),
             };
-            Refusal::Local(attempt, error)
+            Refusal::Local(Box::new(attempt), error)
         })
     }
 
@@ -223,22 +223,22 @@ fn hops(headers: &HeaderMap) -> u32 {
 /// Whether an error of the engine here says nothing about another backend: it is busy, ill, too small, or cannot do a
 /// thing that OpenAI's API has. What is wrong in the request is wrong everywhere.
 fn another_may_do_it(code: ErrorCode) -> bool {
-    match code {
+    matches!(
+        code,
         ErrorCode::UnsupportedParameter
-        | ErrorCode::ContextLengthExceeded
-        | ErrorCode::KvCacheExceeded
-        | ErrorCode::FimUnsupported
-        | ErrorCode::ModelNotFound
-        | ErrorCode::ModelUnavailable
-        | ErrorCode::Overloaded
-        | ErrorCode::Internal
-        | ErrorCode::ModelFailure
-        | ErrorCode::EngineStopped
-        | ErrorCode::Unhealthy
-        | ErrorCode::NoBackend
-        | ErrorCode::BackendsFailed => true,
-        _ => false,
-    }
+            | ErrorCode::ContextLengthExceeded
+            | ErrorCode::KvCacheExceeded
+            | ErrorCode::FimUnsupported
+            | ErrorCode::ModelNotFound
+            | ErrorCode::ModelUnavailable
+            | ErrorCode::Overloaded
+            | ErrorCode::Internal
+            | ErrorCode::ModelFailure
+            | ErrorCode::EngineStopped
+            | ErrorCode::Unhealthy
+            | ErrorCode::NoBackend
+            | ErrorCode::BackendsFailed
+    )
 }
 
 /// Text that a chunk or an answer adds to choice 0, and how it ended.

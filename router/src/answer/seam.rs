@@ -45,8 +45,8 @@ impl Way {
                     found = Some(answer);
                     break;
                 }
-                Err(Refusal::LeftOut(out)) => report.left_out.push(out),
-                Err(Refusal::Failed(attempt) | Refusal::Local(attempt, _)) => report.failed.push(attempt),
+                Err(Refusal::LeftOut(out)) => report.left_out.push(*out),
+                Err(Refusal::Failed(attempt) | Refusal::Local(attempt, _)) => report.failed.push(*attempt),
                 Err(Refusal::Fatal(error)) => error.log(),
             }
         }

@@ -157,10 +157,10 @@ impl Way {
         while let Some((candidate, placed)) = self.next_candidate() {
             match self.attempt(&candidate, placed, &mut report).await {
                 Ok((begun, bill)) => return Ok((begun, bill, report)),
-                Err(Refusal::LeftOut(out)) => report.left_out.push(out),
-                Err(Refusal::Failed(attempt)) => report.failed.push(attempt),
+                Err(Refusal::LeftOut(out)) => report.left_out.push(*out),
+                Err(Refusal::Failed(attempt)) => report.failed.push(*attempt),
                 Err(Refusal::Local(attempt, error)) => {
-                    report.failed.push(attempt);
+                    report.failed.push(*attempt);
                     own = Some(error);
                 }
                 Err(Refusal::Fatal(error)) => return Err(error),
@@ -188,7 +188,8 @@ impl Way {
         report: &mut Report,
     ) -> Result<(Begun, Bill), Refusal> {
         let routing = self.state.routing().clone();
-        let bill = routing.bill(candidate, &self.asked, &self.caller.tenant).map_err(Refusal::LeftOut)?;
+        let bill =
+            routing.bill(candidate, &self.asked, &self.caller.tenant).map_err(|out| Refusal::LeftOut(Box::new(out)))?;
         let begun = match &candidate.target {
             Target::Local(model) => {
                 if let Admission::Late(late) = routing.admission(model, &self.asked, self.first_by, self.deadline) {

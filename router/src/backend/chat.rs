@@ -40,12 +40,11 @@ impl LocalChat {
     ) -> Result<Self, ApiError> {
         let (request, taken, jobs) = {
             let (model, asker, mut taken) = (Arc::clone(model), asker.clone(), attached.take());
-            let prepared = blocking(move || {
+            blocking(move || {
                 let jobs = prepare(&asker, &model, &mut request, taken.as_mut());
                 Ok((request, taken, jobs))
             })
-            .await?;
-            prepared
+            .await?
         };
         *attached = taken;
         let jobs = jobs?;

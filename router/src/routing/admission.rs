@@ -82,7 +82,7 @@ impl Late {
         };
         let error =
             ApiError::new(ErrorCode::DeadlineUnreachable, message).with_param(self.bound).with_retry_after(wait);
-        Refusal::Local(attempt, error)
+        Refusal::Local(Box::new(attempt), error)
     }
 }
 

@@ -41,9 +41,9 @@ pub struct RemoteCall<'a> {
 /// What a remote backend has begun to say.
 pub enum Began {
     /// All of it.
-    Whole(Whole),
+    Whole(Box<Whole>),
     /// Its first token, and the rest as it comes.
-    Stream(RemoteStream),
+    Stream(Box<RemoteStream>),
 }
 
 /// An answer that a remote backend has begun, with the place it takes there.
@@ -63,11 +63,11 @@ pub struct RemoteAnswer {
 /// Why a candidate did not answer.
 pub enum Refusal {
     /// It was not asked.
-    LeftOut(LeftOut),
+    LeftOut(Box<LeftOut>),
     /// It was, and failed.
-    Failed(Attempt),
+    Failed(Box<Attempt>),
     /// The engine here failed or would be late; its own words are kept for the case that nobody else is asked.
-    Local(Attempt, ApiError),
+    Local(Box<Attempt>, ApiError),
     /// The request itself is at fault: nobody else is asked.
     Fatal(ApiError),
 }
@@ -112,7 +112,7 @@ impl Routing {
                     failed.push(told);
                     tokio::time::sleep(wait).await;
                 }
-                None if kind.moves_on() => return Err(Refusal::Failed(told)),
+                None if kind.moves_on() => return Err(Refusal::Failed(Box::new(told))),
                 None => return Err(Refusal::Fatal(fatal(&told, kind))),
             }
         }
@@ -144,9 +144,9 @@ impl Routing {
             deadline: call.deadline,
         };
         let result = if call.stream {
-            backend.remote().stream(request).await.map(Began::Stream)
+            backend.remote().stream(request).await.map(|stream| Began::Stream(Box::new(stream)))
         } else {
-            backend.remote().whole(request).await.map(Began::Whole)
+            backend.remote().whole(request).await.map(|whole| Began::Whole(Box::new(whole)))
         };
         let (took, now) = (begun.elapsed(), Instant::now());
         match result {
@@ -195,12 +195,12 @@ fn note(permit: Permit, failure: &Failure, now: Instant, took: Duration) {
 }
 
 fn left_out(candidate: &Candidate, why: String) -> Refusal {
-    Refusal::LeftOut(LeftOut {
+    Refusal::LeftOut(Box::new(LeftOut {
         backend: candidate.backend().to_owned(),
         model: candidate.model.clone(),
         why,
         over_budget: false,
-    })
+    }))
 }
 
 fn attempt_of(candidate: &Candidate, failure: Failure, took: Duration) -> Attempt {

@@ -27,7 +27,7 @@ async fn watch(backend: Weak<Backend>, placement: Arc<Placement>, interval: Dura
         let Some(backend) = backend.upgrade() else {
             return;
         };
-        backend.probe(probes % DISCOVER_EVERY == 0).await;
+        backend.probe(probes.is_multiple_of(DISCOVER_EVERY)).await;
         placement.checked(backend.name(), backend.is_up(), Instant::now());
         drop(backend);
         probes = probes.wrapping_add(1);
