@@ -180,7 +180,8 @@ async fn engram_answers_through_the_gateway() {
     // What Engram refuses is refused as such.
     let failure = remote.whole(chat(json!({"model": "no-such-model"}))).await.expect_err("no such model");
     assert_eq!((failure.kind, failure.status), (FailureKind::NoModel, Some(404)), "{failure}");
-    let failure = remote.whole(chat(json!({"temperature": 9}))).await.expect_err("too hot");
+    let failure =
+        remote.whole(chat(json!({"messages": [{"role": "wizard", "content": "a"}]}))).await.expect_err("no such role");
     assert_eq!((failure.kind, failure.status), (FailureKind::Rejected, Some(400)), "{failure}");
 
     // Engram dies in the midst of a stream: the gateway ends it as if all were well, we do not.
@@ -278,18 +279,16 @@ async fn the_gateways_failures_have_their_names() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    // Its own retries, and its own cache.
+    // Its own retries, and the word on its cache.
     let before = upstream.counts.requests.load(Ordering::Relaxed);
     let stubborn = gateway.remote(Some(&host), |settings| settings.portkey.retries = 1);
     let failure = stubborn.whole(ask("503", false)).await.expect_err("twice refused");
     assert_eq!(failure.kind, FailureKind::ServerError, "{failure}");
     assert_eq!(upstream.counts.requests.load(Ordering::Relaxed) - before, 2, "one try and one more");
     let caching = gateway.remote(Some(&host), |settings| settings.portkey.cache = PortkeyCache::Simple);
-    let mut states = Vec::new();
-    for _ in 0..2 {
-        states.push(caching.whole(ask("good", false)).await.expect("an answer").upstream.cache_status);
-    }
-    assert_eq!(states, [Some("MISS".to_owned()), Some("HIT".to_owned())]);
+    // Under Node it has none, and says so.
+    let whole = caching.whole(ask("good", false)).await.expect("an answer");
+    assert_eq!(whole.upstream.cache_status.as_deref(), Some("DISABLED"));
 
     // Nobody listens at the provider's; the gateway refuses a host; it is told nothing it knows; it is gone.
     let nobody = gateway.remote(Some(&format!("http://127.0.0.1:{}/v1", free_port())), |_| {});

@@ -16,7 +16,7 @@ pub enum RemoteKind {
     OpenAiCompatible,
 }
 
-/// How the gateway caches answers.
+/// How the gateway caches answers. A self-hosted one under Node has no cache, and answers `DISABLED` to any of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PortkeyCache {
     /// Not at all.
