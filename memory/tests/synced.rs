@@ -83,7 +83,8 @@ fn an_acknowledgement_comes_after_its_fdatasync() {
     let trace = dir.path().join("trace");
     let strace = |out: &Path| {
         let mut command = Command::new("strace");
-        command.args(["-f", "-y", "-e", "trace=write,fdatasync", "-o"]).arg(out);
+        // Long enough for a line of the test's own output and what was written with it.
+        command.args(["-f", "-y", "-s", "256", "-e", "trace=write,fdatasync", "-o"]).arg(out);
         command
     };
     if !strace(&trace).arg("true").status().is_ok_and(|status| status.success()) {

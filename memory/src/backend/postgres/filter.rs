@@ -119,10 +119,11 @@ fn range(sql: &mut Sql, bounds: &Bounds) {
     for (operator, bound) in given {
         match bound {
             Some(Value::String(text)) => {
-                let place = sql.place(without_nul(text), "text");
+                // The character that stands for U+0000 sorts behind most; here it is put before all, on both sides.
+                let place = sql.place(in_order(text), "text");
                 sql.push(&format!(
-                    " AND coalesce(CASE jsonb_typeof({field}) WHEN 'string' THEN \
-                     ({field} #>> '{{}}') COLLATE \"C\" {operator} {place} END, false)"
+                    " AND coalesce(CASE jsonb_typeof({field}) WHEN 'string' THEN replace(replace({field} #>> '{{}}', \
+                     E'\\u0001', E'\\u0001\\u0002'), E'\\uFDD0', E'\\u0001\\u0001') COLLATE \"C\" {operator} {place} END, false)"
                 ));
             }
             Some(Value::Number(number)) => {
@@ -135,6 +136,11 @@ fn range(sql: &mut Sql, bounds: &Bounds) {
         }
     }
     sql.push(")");
+}
+
+/// A text without U+0000 that sorts among others so written as it does among texts.
+fn in_order(text: &str) -> String {
+    text.replace('\u{1}', "\u{1}\u{2}").replace('\0', "\u{1}\u{1}")
 }
 
 /// Integers exactly, others as 64-bit floats, as [`Filter::matches`] does.

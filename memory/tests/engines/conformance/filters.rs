@@ -106,7 +106,7 @@ pub fn every_operator(backend: &dyn Backend) {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    select(vec!["", "a", "b", "ab", "a/b", "src/a.rs", "é", "a\0", "A", "\u{10ffff}", "[a]", "5", "a.b"])
+    select(vec!["", "a", "b", "ab", "a/b", "src/a.rs", "é", "a\0", "a\u{1}", "A", "\u{10ffff}", "[a]", "5", "a.b"])
         .prop_map(str::to_owned)
 }
 
