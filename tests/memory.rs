@@ -109,3 +109,63 @@ async fn the_memory_outlives_its_process_and_the_command_line_reads_it() {
     let found = search(&["--data-dir", &dir, "--config", config.to_str().expect("text")]);
     assert_eq!(found["hits"][0]["id"], ids[0]);
 }
+
+/// This repository's own source in a memory, by a static encoder: what is found after an end and after a kill is what was
+/// found before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recall_after_a_restart_is_recall_before() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("server.toml");
+    let text = format!("[memory]\nencoder = \"wordllama\"\ncache_memory = 0\ndir = {:?}\n", dir.path().join("memory"));
+    std::fs::write(&config, text).expect("written");
+    let flags = ["--config", config.to_str().expect("text")];
+    let mut server = Server::start(SMOLLM2, &flags);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(binary())
+        .args(["memory", "index", "--project", "engram", "--json", "--url", &server.url("")])
+        .arg(&root)
+        .output()
+        .expect("run engram");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stats = ask(&server, "GET", "/v1/memory/stats", &Value::Null).await;
+    assert!(stats["total"].as_u64() >= Some(3000), "{stats}");
+
+    // A function's own first words look for it.
+    let listed = ask(&server, "GET", "/v1/memory/records?kind=code&limit=1000", &Value::Null).await;
+    let mut wanted: Vec<(String, String)> = Vec::new();
+    for record in listed["data"].as_array().expect("records").iter().step_by(3) {
+        let doc =
+            record["content"].as_str().and_then(|text| text.lines().next()?.strip_prefix("/// ").map(str::to_owned));
+        wanted.extend(doc.map(|doc| (doc, record["id"].as_str().expect("an id").to_owned())));
+    }
+    assert!(wanted.len() >= 40, "{} functions with a doc", wanted.len());
+    let before = answers(&server, &wanted).await;
+    let recall = |answers: &[Vec<String>]| {
+        let found = answers.iter().zip(&wanted).filter(|(ids, (_, id))| ids.contains(id)).count();
+        found as f64 / wanted.len() as f64
+    };
+    println!("{} records, {} questions, recall@10 {:.3}", stats["total"], wanted.len(), recall(&before));
+    // What it is does not matter here, only that there is something to lose.
+    assert!(recall(&before) > 0.7, "{:.3}", recall(&before));
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(60)).success());
+    let server = Server::start(SMOLLM2, &flags);
+    let after = answers(&server, &wanted).await;
+    assert_eq!(after, before, "after an end in order");
+    drop(server); // SIGKILL
+    let server = Server::start(SMOLLM2, &flags);
+    let after = answers(&server, &wanted).await;
+    assert_eq!(recall(&after), recall(&before), "after a kill");
+}
+
+/// Ids of the ten best for each question.
+async fn answers(server: &Server, wanted: &[(String, String)]) -> Vec<Vec<String>> {
+    let mut answers = Vec::new();
+    for (text, _) in wanted {
+        let query = json!({"query": text, "scope": {"project": "engram"}, "k": 10});
+        let found = ask(server, "POST", "/v1/memory/search", &query).await;
+        let hits = found["hits"].as_array().expect("hits").iter();
+        answers.push(hits.map(|hit| hit["id"].as_str().expect("an id").to_owned()).collect());
+    }
+    answers
+}

@@ -2,14 +2,12 @@
 //!
 //! Everything is keyed by its partition, vectors of queries too: whether another tenant asked the same is not to be
 //! told from how long an answer takes. An answer is found only under the partition's generation, which every write
-//! raises; it is used no longer than the shortest time of its kinds, and never holds an expired record.
+//! replaces; it is used no longer than the shortest time of its kinds, and never holds an expired record.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use foldhash::quality::RandomState;
 use moka::Expiry;
 use moka::sync::Cache;
 use serde::Serialize;
@@ -17,7 +15,7 @@ use serde::Serialize;
 use crate::config::Caches;
 use crate::query::{Hit, Query};
 use crate::record::Record;
-use crate::scope::{Name, Partition};
+use crate::scope::{Name, Partition, Scope};
 
 /// The caches of one memory.
 #[derive(Debug)]
@@ -55,7 +53,8 @@ struct VectorKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecallKey {
     partition: Partition,
-    generation: u64,
+    /// Of everything, of the tenant, of the partition.
+    generations: [u64; 3],
     query: Box<[u8]>,
 }
 
@@ -73,24 +72,42 @@ impl Expiry<RecallKey, Arc<Answer>> for AnswerTime {
     }
 }
 
-/// Writes seen by each partition. Partitions share a fixed number of counters, so that their number is no matter of
-/// memory; one that shares loses some answers to the other's writes, and nothing else.
+/// A number for each partition, and for each tenant, that every write replaces by one that nobody had. Those of the
+/// partitions asked lately are kept; one that is dropped is replaced too, which costs its answers and nothing else. No
+/// partition's answers depend on another's writes, so that nobody learns of those from what is kept of his own.
 #[derive(Debug)]
 struct Generations {
-    counters: Box<[AtomicU64]>,
-    hasher: RandomState,
+    next: AtomicU64,
+    everything: AtomicU64,
+    of: Cache<Partition, u64>,
 }
 
 impl Generations {
-    const COUNTERS: usize = 4096;
+    const KEPT: u64 = 1 << 16;
 
     fn new() -> Self {
-        Self { counters: (0..Self::COUNTERS).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::default() }
+        Self { next: AtomicU64::new(1), everything: AtomicU64::new(0), of: Cache::new(Self::KEPT) }
     }
 
-    fn of(&self, partition: &Partition) -> &AtomicU64 {
-        &self.counters[self.hasher.hash_one(partition) as usize % Self::COUNTERS]
+    fn fresh(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
     }
+
+    /// Of everything, of the partition's tenant, of the partition.
+    fn standing(&self, partition: &Partition) -> [u64; 3] {
+        let of = |partition: Partition| self.of.get_with(partition, || self.fresh());
+        let tenant = every_domain(&partition.tenant);
+        [self.everything.load(Ordering::SeqCst), of(tenant), of(partition.clone())]
+    }
+
+    fn replace(&self, partition: Partition) {
+        self.of.insert(partition, self.fresh());
+    }
+}
+
+/// Stands for all of a tenant.
+fn every_domain(tenant: &Name) -> Partition {
+    Partition { tenant: tenant.clone(), domain: Scope::every_domain() }
 }
 
 impl RecallKey {
@@ -159,7 +176,7 @@ impl MemoryCaches {
 
     /// The key of a query, to be made before the search begins: a write after that makes it one nobody asks for.
     ///
-    /// `shared` is the backend's own generation, where others write too. The budget is no part of the key, for it
+    /// `shared` is the shared cache's generation, where others write too. The budget is no part of the key, for it
     /// is applied to the answer. `None`: answers are not cached.
     pub fn key(&self, query: &Query, shared: Option<u64>) -> Option<RecallKey> {
         self.recalls.as_ref()?;
@@ -168,8 +185,8 @@ impl MemoryCaches {
         let place = (&query.scope, &query.text, query.k, &query.kinds, shared);
         let conditions = (&query.filter, query.min_score.map(f32::to_bits), query.as_of, signals);
         let bytes = serde_json::to_vec(&(place, conditions)).ok()?;
-        let generation = self.generations.of(&partition).load(Ordering::SeqCst);
-        Some(RecallKey { partition, generation, query: bytes.into() })
+        let generations = self.generations.standing(&partition);
+        Some(RecallKey { partition, generations, query: bytes.into() })
     }
 
     /// The answer kept under a key.
@@ -194,20 +211,19 @@ impl MemoryCaches {
 
     /// Something was written in a partition: no answer from before is given any more.
     pub fn written(&self, partition: &Partition) {
-        self.generations.of(partition).fetch_add(1, Ordering::SeqCst);
+        self.generations.replace(partition.clone());
     }
 
     /// Something may have been written anywhere.
     pub fn written_anywhere(&self) {
-        self.generations.counters.iter().for_each(|counter| {
-            counter.fetch_add(1, Ordering::SeqCst);
-        });
+        self.generations.everything.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Something was forgotten in a partition, or all of a tenant: what was kept of it leaves memory, now.
     pub fn forget(&self, tenant: &Name, domain: Option<&Name>) {
-        self.written_anywhere();
         let (tenant, domain) = (tenant.clone(), domain.cloned());
+        let whole = every_domain(&tenant);
+        self.generations.replace(domain.clone().map_or(whole, |domain| Partition { tenant: tenant.clone(), domain }));
         let meant = move |partition: &Partition| {
             partition.tenant == tenant && domain.as_ref().is_none_or(|domain| partition.domain == *domain)
         };
@@ -220,6 +236,14 @@ impl MemoryCaches {
         if let Some(vectors) = &self.vectors {
             let _predicate = vectors.invalidate_entries_if(move |key, _| also(&key.partition));
             vectors.run_pending_tasks();
+        }
+    }
+
+    /// Another encoder is asked from now on: no vector of the old one is given any more, and no answer that one led to.
+    pub fn encoder_changed(&self) {
+        self.written_anywhere();
+        if let Some(vectors) = &self.vectors {
+            vectors.invalidate_all();
         }
     }
 

@@ -71,14 +71,14 @@ pub enum MemoryError {
         /// What was found.
         detail: String,
     },
-    /// Written by a newer version.
-    #[error("{path} has format {found}, this version reads up to {known}: use the newer engram", path = path.display())]
+    /// Written by another version, in a form that this one does not read.
+    #[error("{path} has format {found}, this version reads {known}: {cure}", path = path.display(), cure = cure(*found, *known))]
     Format {
         /// The file or directory.
         path: PathBuf,
         /// Version found.
         found: u32,
-        /// Newest version known.
+        /// The version that is read.
         known: u32,
     },
     /// The operating system refused.
@@ -124,6 +124,15 @@ pub enum MemoryError {
     /// It is being closed.
     #[error("the memory is closing")]
     Closed,
+}
+
+/// What to do about a file of another version.
+fn cure(found: u32, known: u32) -> &'static str {
+    if found > known {
+        "use the newer engram"
+    } else {
+        "let the engram that wrote it say `engram memory export`, and this one `engram memory import` into a new directory"
+    }
 }
 
 /// What functions of this crate return.

@@ -7,7 +7,7 @@ mod search;
 mod self_check;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -27,7 +27,9 @@ pub use self_check::SelfCheck;
 /// Records, found again by meaning, word and name. Shared by all threads; every method may block.
 pub struct Memory {
     backend: Arc<dyn Backend>,
-    embedder: Arc<dyn Embedder>,
+    /// Read for the whole of an operation that makes vectors, written where another encoder takes over: no vector of one
+    /// is ever compared with those of the other.
+    embedder: RwLock<Arc<dyn Embedder>>,
     config: MemoryConfig,
     caches: MemoryCaches,
     redactor: Arc<dyn Redactor>,
@@ -60,7 +62,7 @@ impl Memory {
     pub fn with_backend(backend: Arc<dyn Backend>, embedder: Arc<dyn Embedder>, config: MemoryConfig) -> Result<Self> {
         config.validate()?;
         let caches = MemoryCaches::new(&config.caches);
-        let (redactor, observer) = (Arc::new(Unredacted), Arc::new(Unobserved));
+        let (embedder, redactor, observer) = (RwLock::new(embedder), Arc::new(Unredacted), Arc::new(Unobserved));
         Ok(Self { backend, embedder, config, caches, redactor, observer, shared: None })
     }
 
@@ -97,8 +99,26 @@ impl Memory {
     }
 
     /// Who makes its vectors.
-    pub fn embedder(&self) -> &Arc<dyn Embedder> {
-        &self.embedder
+    pub fn embedder(&self) -> Arc<dyn Embedder> {
+        Arc::clone(&self.encoder())
+    }
+
+    /// Who makes its vectors, until the guard goes.
+    fn encoder(&self) -> RwLockReadGuard<'_, Arc<dyn Embedder>> {
+        self.embedder.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another encoder takes over once `switch` has made the backend search by its vectors. Operations that make vectors
+    /// and are under way are waited for, and those that come meanwhile wait, so `switch` should be quick.
+    ///
+    /// # Errors
+    /// Those of `switch`; the old encoder stays then.
+    pub fn switch_encoder<T>(&self, embedder: Arc<dyn Embedder>, switch: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut now = self.embedder.write().unwrap_or_else(PoisonError::into_inner);
+        let switched = switch()?;
+        *now = embedder;
+        self.caches.encoder_changed();
+        Ok(switched)
     }
 
     /// A record as it stands, or as it stood at `as_of`; `None`: it is not there, expired, or another partition's.
@@ -157,15 +177,24 @@ impl Memory {
         })
     }
 
+    /// What the backend puts off to a quiet moment; to be called now and then.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn upkeep(&self) -> Result<()> {
+        self.backend.upkeep()
+    }
+
     /// Sizes of one partition, or of all, and counts of the caches.
     ///
     /// # Errors
     /// The backend's.
     pub fn stats(&self, partition: Option<&Partition>) -> Result<MemoryStats> {
+        let embedder = self.embedder();
         Ok(MemoryStats {
             backend: self.backend.name(),
-            encoder: self.embedder.name().to_owned(),
-            dim: self.embedder.dim(),
+            encoder: embedder.name().to_owned(),
+            dim: embedder.dim(),
             stored: self.backend.stats(partition)?,
             embedding_cache: self.caches.embedding_counts(),
             recall_cache: self.caches.recall_counts(),
@@ -207,7 +236,7 @@ impl Memory {
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("Memory");
-        debug.field("backend", &self.backend.name()).field("encoder", &self.embedder.name());
+        debug.field("backend", &self.backend.name()).field("encoder", &self.embedder().name());
         debug.field("config", &self.config).finish_non_exhaustive()
     }
 }

@@ -234,6 +234,26 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of `now` with nothing but its content: seen once, never changed, kept until it is forgotten.
+    pub fn new(scope: Scope, kind: Kind, content: String, now: Timestamp) -> Self {
+        Self {
+            id: RecordId::of(&scope, kind, &content, 0),
+            content_hash: content_hash(&content),
+            scope,
+            kind,
+            content,
+            metadata: Map::new(),
+            provenance: Provenance::default(),
+            created: now,
+            updated: now,
+            expires: None,
+            version: 1,
+            seen: 1,
+            pinned: false,
+            feedback: Feedback::default(),
+        }
+    }
+
     /// Whether it is past its time at `now`.
     pub fn expired(&self, now: Timestamp) -> bool {
         !self.pinned && self.expires.is_some_and(|expires| expires <= now)

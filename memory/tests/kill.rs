@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::backend::{Backend, Change, Forget, Selection, Stored};
 use engram_memory::store::StoreConfig;
-use engram_memory::{Kind, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
+use engram_memory::{IndexParams, Kind, Record, RecordId, Scope, Timestamp, content_hash};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -40,7 +40,9 @@ fn open(dir: &Path) -> Embedded {
         cache_bytes: 8 << 20,
     };
     let encoder = EncoderId { name: "kill".to_owned(), dim: DIM };
-    Embedded::open(dir, Some(&encoder), EmbeddedConfig { store, ..EmbeddedConfig::default() })
+    // Graphs are written long before they are worth it, so that kills meet that too; a wide search finds all of them.
+    let index = IndexParams { recent: 64, exact_below: 64, ..IndexParams::default() };
+    Embedded::open(dir, Some(&encoder), EmbeddedConfig { store, index, ef_search: 512, ..EmbeddedConfig::default() })
         .unwrap_or_else(|error| panic!("the memory does not open after a kill: {error}"))
 }
 
@@ -58,23 +60,7 @@ fn vector(content: &str) -> Vec<f32> {
 
 fn stored(thread: u64, content: String) -> Stored {
     let scope = scope(thread);
-    let now = Timestamp::now();
-    let record = Record {
-        id: RecordId::of(&scope, Kind::Code, &content, 0),
-        scope,
-        kind: Kind::Code,
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        content_hash: content_hash(&content),
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: engram_memory::Feedback::default(),
-        content,
-    };
+    let record = Record::new(scope, Kind::Code, content, Timestamp::now());
     Stored { vector: vector(&record.content), record }
 }
 
@@ -131,6 +117,9 @@ fn step(memory: &Embedded, thread: u64, random: &mut ChaCha8Rng, say: &dyn Fn(St
         }
     }
     say(format!("ack {thread}\n"));
+    if random.random_bool(0.05) {
+        memory.upkeep().expect("upkeep");
+    }
 }
 
 /// Hashes of the contents a record may have; `-` for none. One of them, unless a kill came before an acknowledgement.

@@ -8,7 +8,7 @@ use std::process::Command;
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::backend::{Backend, Selection, Stored};
 use engram_memory::store::StoreConfig;
-use engram_memory::{Feedback, Kind, MemoryError, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
+use engram_memory::{Kind, MemoryError, Record, Scope, Timestamp};
 
 const INSIDE: &str = "ENGRAM_SMALL_DISK";
 
@@ -41,23 +41,7 @@ fn open(dir: &Path, reserve_bytes: u64) -> Embedded {
 fn stored(n: usize) -> Stored {
     let scope = Scope::of("t", "coding").expect("a scope");
     let content = format!("{n} {}", "x".repeat(20_000));
-    let now = Timestamp::now();
-    let record = Record {
-        id: RecordId::of(&scope, Kind::Document, &content, 0),
-        content_hash: content_hash(&content),
-        scope,
-        kind: Kind::Document,
-        content,
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: Feedback::default(),
-    };
+    let record = Record::new(scope, Kind::Document, content, Timestamp::now());
     Stored { record, vector: vec![1.0, 0.0] }
 }
 

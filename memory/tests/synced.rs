@@ -9,7 +9,7 @@ use std::process::Command;
 
 use engram_memory::backend::embedded::{Embedded, EmbeddedConfig, EncoderId};
 use engram_memory::backend::{Backend, Change, Forget, Stored};
-use engram_memory::{Feedback, Kind, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
+use engram_memory::{Kind, Record, Scope, Timestamp};
 
 const INSIDE: &str = "ENGRAM_TRACED";
 const NAME: &str = "an_acknowledgement_comes_after_its_fdatasync";
@@ -18,23 +18,7 @@ const ROUNDS: usize = 8;
 
 fn stored(n: usize) -> Stored {
     let scope = Scope::of("t", "coding").expect("a scope");
-    let (content, now) = (format!("content {n}"), Timestamp::now());
-    let record = Record {
-        id: RecordId::of(&scope, Kind::Document, &content, 0),
-        content_hash: content_hash(&content),
-        scope,
-        kind: Kind::Document,
-        content,
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: Feedback::default(),
-    };
+    let record = Record::new(scope, Kind::Document, format!("content {n}"), Timestamp::now());
     Stored { record, vector: vec![1.0, 0.0] }
 }
 

@@ -184,6 +184,7 @@ fn routes() -> Vec<(&'static str, Need, MethodRouter<AppState>)> {
         ("/v1/admin/keys", ADMIN, get(api::admin::keys::list).post(api::admin::keys::create)),
         ("/v1/admin/keys/{id}", ADMIN, delete(api::admin::keys::revoke)),
         ("/v1/admin/keys/{id}/rotate", ADMIN, post(api::admin::keys::rotate)),
+        ("/v1/admin/memory/reembed", ADMIN, get(memory::reembed::retrieve).post(memory::reembed::create)),
         ("/v1/admin/backends", ADMIN, get(api::admin::backends::list)),
         ("/v1/admin/backends/{name}/reset", ADMIN, post(api::admin::backends::reset)),
         ("/v1/admin/flags", ADMIN, get(api::admin::flags::list)),

@@ -200,6 +200,68 @@ async fn a_projects_index_is_kept_and_its_records_move() {
     }
 }
 
+/// An encoder with nothing but a name.
+struct Named(String);
+
+impl engram_memory::Embedder for Named {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn dim(&self) -> usize {
+        2
+    }
+
+    fn embed(&self, texts: &[&str], _: engram_memory::Side) -> engram_memory::Result<Vec<Vec<f32>>> {
+        Ok(vec![vec![1.0, 0.0]; texts.len()])
+    }
+}
+
+#[tokio::test]
+async fn the_memory_is_embedded_anew_by_one_run_at_a_time() {
+    const RUN: &str = "/v1/admin/memory/reembed";
+    let (state, store) = server(|_| ());
+    let new: Vec<Value> = (0..5).map(|n| json!({"content": format!("note {n}")})).collect();
+    good(&state, "ada", "POST", RECORDS, json!(new)).await;
+    let ended = async || loop {
+        let run = good(&state, "bob", "GET", RUN, Value::Null).await;
+        if run["state"] != "running" {
+            return run;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let idle = ended().await;
+    assert_eq!((&idle["state"], &idle["open"], &idle["encoder"]), (&json!("idle"), &json!(true), &Value::Null));
+    state.memory().reembeddings().load_by(Box::new(|name| match name {
+        "jina-code" => anyhow::bail!("`{name}` is not on disk"),
+        name => Ok(Arc::new(Named(name.to_owned()))),
+    }));
+    store.delay_millis.store(20, Ordering::SeqCst);
+    let begun = good(&state, "ada", "POST", RUN, json!({"encoder": "wordllama"})).await;
+    assert_eq!((&begun["state"], &begun["encoder"]), (&json!("running"), &json!("wordllama")));
+    assert_eq!(good(&state, "ada", "POST", RUN, json!({"encoder": "wordllama"})).await["state"], "running");
+    for (encoder, told) in [("jina-code", "wait for its end"), ("/etc/passwd", "none of the catalog")] {
+        let (status, error) = ask(&state, "ada", "POST", RUN, json!({"encoder": encoder})).await;
+        let message = error["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(told), "{encoder}: {error}");
+    }
+    let done = ended().await;
+    assert_eq!((&done["state"], &done["embedded"], &done["total"]), (&json!("done"), &json!(5), &json!(5)));
+    assert_eq!(good(&state, "ada", "GET", "/v1/memory/stats", Value::Null).await["encoder"], "wordllama");
+    good(&state, "ada", "POST", RUN, json!({"encoder": "jina-code"})).await;
+    let failed = ended().await;
+    assert_eq!((&failed["state"], &failed["error"]), (&json!("failed"), &json!("`jina-code` is not on disk")));
+    assert_eq!(failed["before"], "wordllama");
+    // A server that stops ends the run after the batch it is at, and begins no other.
+    good(&state, "ada", "POST", RUN, json!({})).await;
+    state.memory().close();
+    let stopped = ended().await;
+    assert_eq!((&stopped["state"], &stopped["open"]), (&json!("stopped"), &json!(false)));
+    assert!(stopped["embedded"].as_u64() < Some(5), "{stopped}");
+    let (status, error) = ask(&state, "ada", "POST", RUN, json!({})).await;
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("memory_unavailable")));
+}
+
 #[tokio::test]
 async fn a_snapshot_is_a_file_of_the_servers() {
     let dir = tempfile::tempdir().expect("a folder");

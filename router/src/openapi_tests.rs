@@ -127,6 +127,7 @@ fn every_documented_parameter_is_known_to_its_parser() {
             json!({"manifest": {"format": 1, "chunker": "", "complete": true, "files": {}}}),
             Box::new(|body| wire::read_manifest(body, &place()).map(drop)),
         ),
+        ("ReembedRequest", json!({}), Box::new(|body| wire::read_reembed(body).map(drop))),
         ("RelocateRequest", json!({"moved": []}), Box::new(|body| wire::read_moves(body, &place()).map(drop))),
         ("CreateKeyRequest", json!({"name": "ci"}), Box::new(|body| crate::api::admin::keys::read_new(body).map(drop))),
         (

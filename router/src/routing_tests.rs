@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::app::{AppState, router};
-use crate::scripted::{Knobs, routed};
+use crate::scripted::{Knobs, routed, slow};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -57,7 +57,11 @@ fn body_of(request: &Received) -> Value {
 /// A server with the model `alphabet` and a hosted model `big` at `url`.
 /// With `# cached` in `more` answers are kept.
 fn with_hosted(url: &str, more: &str) -> (AppState, Arc<Knobs>) {
-    routed(&format!(
+    routed(&hosted(url, more))
+}
+
+fn hosted(url: &str, more: &str) -> String {
+    format!(
         r#"
 [backends.host]
 kind = "openai_compatible"
@@ -85,7 +89,7 @@ cache = {cache}
 "#,
         // Most of these tests ask the same thing twice and mean two answers.
         cache = more.contains("cached"),
-    ))
+    )
 }
 
 async fn send(state: &AppState, path: &str, body: &Value) -> (StatusCode, HeaderMap, String) {
@@ -329,12 +333,8 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
 #[tokio::test]
 async fn an_engine_that_would_be_late_is_not_asked() {
     let up = Upstream::start(|request| either(request, "in time")).await.expect("a server");
-    let (state, knobs) = with_hosted(&up.url(), "");
-    knobs.delay_millis.store(15, Ordering::SeqCst);
-    // The engine learns what a step costs from the steps that were.
-    for _ in 0..3 {
-        post(&state, chat(json!({"model": "alphabet", "max_tokens": 24}))).await;
-    }
+    let (state, _) = slow(&hosted(&up.url(), ""), 15);
+    post(&state, chat(json!({"model": "alphabet", "max_tokens": 4}))).await;
     let (_, _, value) = post(&state, chat(json!({"model": "alphabet", "ttft_ms": 5}))).await;
     assert_eq!(value["choices"][0]["message"]["content"], "in time", "{value}");
     assert_eq!(value["engram"]["failed"][0]["code"], "deadline_unreachable");
@@ -369,7 +369,7 @@ async fn servers_that_are_each_others_peers_do_not_pass_requests_round() {
     .await
     .expect("a server");
     let (state, _) = routed(&format!(
-        "[backends.peer]\nkind = \"peer\"\nurl = \"{}\"\nmodels = [\"far\"]\nhealth_interval_s = 0\n",
+        "[routing]\ncache = false\n[backends.peer]\nkind = \"peer\"\nurl = \"{}\"\nmodels = [\"far\"]\nhealth_interval_s = 0\n",
         up.url()
     ));
     let (_, _, value) = post(&state, chat(json!({"model": "far"}))).await;
@@ -480,4 +480,21 @@ async fn a_conversation_returns_to_the_peer_that_holds_it() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let (status, _, value) = post(&state, json!({"model": "far", "messages": messages})).await;
     assert_eq!(status, StatusCode::OK, "{value}");
+}
+
+#[tokio::test]
+async fn a_call_carries_the_trace_that_its_request_came_with() {
+    let up = Upstream::start(|request| whole(request.header("traceparent").unwrap_or("none"))).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let request = Request::post(CHAT)
+        .header("content-type", "application/json")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .body(Body::from(chat(json!({"model": "big"})).to_string()))
+        .expect("a request");
+    let answer = router(state).oneshot(request).await.expect("infallible");
+    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+    let value: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let sent = value["choices"][0]["message"]["content"].as_str().expect("text");
+    assert!(sent.starts_with(&format!("00-{trace}-")), "{sent}");
 }

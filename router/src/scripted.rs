@@ -41,6 +41,12 @@ pub struct Knobs {
     pub delay_millis: AtomicU64,
 }
 
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(0) }
+    }
+}
+
 struct Alphabet {
     knobs: Arc<Knobs>,
     max_len: usize,
@@ -109,7 +115,13 @@ pub fn server(keys: &[&str], change: impl FnOnce(&mut EngineConfig, &mut HttpSet
 
 /// The same with the router that a config file of this text describes.
 pub fn routed(text: &str) -> (AppState, Arc<Knobs>) {
-    let (state, knobs) = build(ApiKeys::default(), 256, text, |_, _, _| {});
+    slow(text, 0)
+}
+
+/// The same with an engine that has known from its first step on that one takes so long.
+pub fn slow(text: &str, delay_millis: u64) -> (AppState, Arc<Knobs>) {
+    let knobs = Knobs { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(delay_millis) };
+    let (state, knobs) = build(ApiKeys::default(), 256, text, knobs, |_, _, _| {});
     state.memory().shut("this test has no memory");
     (state, knobs)
 }
@@ -130,13 +142,14 @@ pub fn server_with_keys(
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
     // Tests of the engine ask the same thing twice, and mean the engine.
-    build(keys, max_len, "[routing]\ncache = false\n", change)
+    build(keys, max_len, "[routing]\ncache = false\n", Knobs::default(), change)
 }
 
 fn build(
     keys: ApiKeys,
     max_len: usize,
     config_text: &str,
+    knobs: Knobs,
     change: impl FnOnce(&mut EngineConfig, &mut HttpSettings, &mut MemorySettings),
 ) -> (AppState, Arc<Knobs>) {
     let mut config = EngineConfig {
@@ -150,7 +163,7 @@ fn build(
     let mut settings = HttpSettings::default();
     let mut memory = memory_settings();
     change(&mut config, &mut settings, &mut memory);
-    let knobs = Arc::new(Knobs { fail_in: AtomicI64::new(-1), delay_millis: AtomicU64::new(0) });
+    let knobs = Arc::new(knobs);
     let metrics = Arc::new(Metrics::new().expect("names are distinct"));
     let alphabet = Alphabet { knobs: Arc::clone(&knobs), max_len };
     let engine = Engine::start(alphabet, config, metrics.observer("alphabet")).expect("an engine");

@@ -110,13 +110,12 @@ impl Conversation {
     ///
     /// A part's name is that of everything up to its end.
     pub fn prompt(&self, turn: usize) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let head = self.instructions.map(|(rank, tokens)| (rank, tokens));
         let parts = (0..=turn).flat_map(move |at| {
             let Turn { question, .. } = self.turns[at];
             let answered = (at > 0).then(|| (self.part(2 * at), self.turns[at - 1].answer));
             answered.into_iter().chain([(self.part(2 * at + 1), question)])
         });
-        head.into_iter().chain(parts)
+        self.instructions.into_iter().chain(parts)
     }
 
     /// What a turn's answer is called, once it stands in the cache.

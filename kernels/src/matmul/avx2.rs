@@ -419,6 +419,7 @@ const BRAIN: u8 = 2;
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn float_tile_avx2<const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
     acc.fill(0.0);
+    let x = job.floats(if KIND == BRAIN { GgmlType::BF16 } else { GgmlType::F32 });
     let column_bytes = if KIND == SINGLE { 4 * ROWS } else { 2 * ROWS };
     for first in (0..job.cols).step_by(FLOAT_CHUNK) {
         let count = FLOAT_CHUNK.min(job.cols - first);
@@ -427,7 +428,7 @@ unsafe fn float_tile_avx2<const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
             // SAFETY: columns `first .. first + count` lie in the tile and in each row of x, `row` in acc.
             row += unsafe {
                 let w = job.data.as_ptr().add(first * column_bytes);
-                let x = job.x.as_ptr().add(row * job.cols + first);
+                let x = x.as_ptr().add(row * job.cols + first);
                 let acc = acc.as_mut_ptr().add((row - job.rows.start) * ROWS);
                 match job.rows.end - row {
                     1 => multiply_floats::<KIND, 1>(w, count, x, job.cols, acc),
@@ -452,12 +453,17 @@ unsafe fn multiply_floats<const KIND: u8, const M: usize>(
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: the caller passes pointers good for `count` columns and `M` rows.
     unsafe {
-        for column in 0..count {
-            let w = load_column::<KIND>(w, column);
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = _mm256_broadcast_ss(&*x.add(i * cols + column));
-                sums[0] = _mm256_fmadd_ps(x, w[0], sums[0]);
-                sums[1] = _mm256_fmadd_ps(x, w[1], sums[1]);
+        if KIND == BRAIN {
+            for column in (0..count).step_by(2) {
+                let [even, odd] = load_brains(w.add(column * 2 * ROWS));
+                if column + 1 < count {
+                    add_column(&mut sums, x.add(column + 1), cols, odd);
+                }
+                add_column(&mut sums, x.add(column), cols, even);
+            }
+        } else {
+            for column in 0..count {
+                add_column(&mut sums, x.add(column), cols, load_column::<KIND>(w, column));
             }
         }
         for (i, sums) in sums.iter().enumerate() {
@@ -470,7 +476,38 @@ unsafe fn multiply_floats<const KIND: u8, const M: usize>(
     M
 }
 
-/// Sixteen weights of a column in f32.
+/// Adds a column's products with `M` rows, whose values of it are `cols` apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_column<const M: usize>(sums: &mut [[__m256; 2]; M], x: *const f32, cols: usize, w: [__m256; 2]) {
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller passes a pointer good for `M` rows.
+        let x = unsafe { _mm256_broadcast_ss(&*x.add(i * cols)) };
+        sums[0] = _mm256_fmadd_ps(x, w[0], sums[0]);
+        sums[1] = _mm256_fmadd_ps(x, w[1], sums[1]);
+    }
+}
+
+/// Sixteen pairs of bf16 in f32: the even columns, then the odd.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_brains(at: *const u8) -> [[__m256; 2]; 2] {
+    // SAFETY: the caller passes 64 bytes; prefetching needs no valid address.
+    let pairs = unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast());
+        [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())]
+    };
+    // A bf16 is the upper half of an f32.
+    let upper = _mm256_set1_epi32(-0x1_0000);
+    let even = [_mm256_slli_epi32::<16>(pairs[0]), _mm256_slli_epi32::<16>(pairs[1])];
+    let odd = [_mm256_and_si256(pairs[0], upper), _mm256_and_si256(pairs[1], upper)];
+    [
+        [_mm256_castsi256_ps(even[0]), _mm256_castsi256_ps(even[1])],
+        [_mm256_castsi256_ps(odd[0]), _mm256_castsi256_ps(odd[1])],
+    ]
+}
+
+/// Sixteen weights of a column in f32, or in f16.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn load_column<const KIND: u8>(w: *const u8, column: usize) -> [__m256; 2] {
@@ -484,12 +521,6 @@ unsafe fn load_column<const KIND: u8>(w: *const u8, column: usize) -> [__m256; 2
         let at = w.add(column * 2 * ROWS);
         _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast());
         let halves = [_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(16).cast())];
-        if KIND == HALF {
-            return [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])];
-        }
-        [
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves[0]))),
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves[1]))),
-        ]
+        [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::activations::Activations;
 use super::blocks::RowBlocks;
+use super::brains::Brains;
 use super::epilogue::{self, Epilogue, Place, Sums};
 use super::format::ROWS;
 use super::job::{TileJob, tile_kernel};
@@ -86,6 +87,7 @@ pub(super) struct Call<'a, M> {
     pub weights: &'a [M],
     pub x: &'a [f32],
     pub acts: &'a Activations,
+    pub brains: &'a Brains,
     pub blocks: RowBlocks,
     pub epilogue: Epilogue<'a>,
     pub total: usize,
@@ -153,9 +155,10 @@ impl<M: Borrow<PackedMatrix>> Call<'_, M> {
             cols: weight.cols(),
             x: self.x,
             acts: self.acts,
+            brains: self.brains,
             rows,
             blocks,
         };
-        tile_kernel(self.isa, weight.ggml_type())(&job, acc);
+        tile_kernel(self.isa, weight.ggml_type(), self.brains.in_pairs())(&job, acc);
     }
 }

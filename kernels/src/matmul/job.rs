@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::activations::Activations;
+use super::brains::Brains;
 use super::format::ROWS;
 use super::pack::TileLayout;
 use crate::dispatch::Isa;
@@ -21,6 +22,8 @@ pub(super) struct TileJob<'a> {
     pub x: &'a [f32],
     /// The same as codes; empty where no weight of the call is quantised.
     pub acts: &'a Activations,
+    /// The same as bf16; empty where no weight of the call is.
+    pub brains: &'a Brains,
     pub rows: Range<usize>,
     /// The blocks that are these rows.
     pub blocks: Range<usize>,
@@ -34,7 +37,10 @@ impl TileJob<'_> {
         });
         assert!(fits && self.cols.is_multiple_of(ty.block_len()), "{} tiles of {ty} x {}", self.tiles, self.cols);
         assert!(acc_len == self.rows.len() * self.tiles * ROWS, "{acc_len} sums for {:?}", self.rows);
-        if ty.is_float() {
+        if ty == GgmlType::BF16 {
+            let (m, cols) = self.brains.shape();
+            assert!(self.rows.end <= m && self.cols == cols, "rows {:?} of {m}", self.rows);
+        } else if ty.is_float() {
             assert!(self.rows.end * self.cols <= self.x.len(), "rows {:?}", self.rows);
         } else {
             let blocks = self.acts.blocks();
@@ -42,13 +48,22 @@ impl TileJob<'_> {
             assert!(blocks.rows_of(self.blocks.clone()) == self.rows, "rows {:?} of {:?}", self.rows, self.blocks);
         }
     }
+
+    /// The rows that weights of a type of floats meet, `[m, cols]`, where they are not taken in pairs.
+    pub(super) fn floats(&self, ty: GgmlType) -> &[f32] {
+        if ty == GgmlType::BF16 { self.brains.rows() } else { self.x }
+    }
 }
 
 /// `acc[row of x][row of the tiles]`, overwritten.
 pub(super) type TileKernel = fn(&TileJob<'_>, &mut [f32]);
 
-/// The table of kernels: instruction set by type.
-pub(super) fn tile_kernel(isa: Isa, ty: GgmlType) -> TileKernel {
+/// The table of kernels: instruction set by type; bf16 has one more, of pairs.
+pub(super) fn tile_kernel(isa: Isa, ty: GgmlType, in_pairs: bool) -> TileKernel {
+    #[cfg(target_arch = "x86_64")]
+    if ty == GgmlType::BF16 && in_pairs {
+        return super::brain_zmm::tiles;
+    }
     macro_rules! table {
         ($quantised:path, $float:path) => {
             match ty {

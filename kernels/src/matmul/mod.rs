@@ -1,7 +1,7 @@
 //! Matrix products with prepared weights: one packed form, one int8 kernel for every quantised type.
 //!
 //! Weights are packed once, at load, into tiles of sixteen rows ([`format`], [`packed`]); activations are quantised once a call
-//! ([`activations`]), floats stay as they are. A call is tasks of some tiles and some rows ([`call`]); a kernel takes a [`job`]
+//! ([`activations`]), or to bf16 where weights are ([`brains`]); for f16 and f32 weights they stay as they are. A call is tasks of some tiles and some rows ([`call`]); a kernel takes a [`job`]
 //! of them, and an [`epilogue`] writes its sums. A tile meets all rows of a job before the next tile is read, so one new token
 //! streams each weight once, and a long prompt opens each chunk of codes once per 256 rows.
 //!
@@ -16,6 +16,9 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod brain_zmm;
+mod brains;
 mod call;
 mod epilogue;
 mod format;
@@ -44,6 +47,7 @@ use crate::quant::GgmlType;
 use activations::{Activations, Plane};
 pub(crate) use aligned::AlignedBytes;
 use blocks::RowBlocks;
+use brains::Brains;
 use call::{Call, TileRange, block_rows, plan_tasks};
 use epilogue::Epilogue;
 use input::Source;
@@ -107,7 +111,7 @@ use for_quantised;
 
 /// `out[m, sum of rows] = x[m, cols] * weights^T`, the weights' outputs side by side (as in q, k, v or gate, up).
 ///
-/// For quantised weights `x` is rounded to int8 with a scale per 32 columns, once a call; float weights take `x` as it is.
+/// For quantised weights `x` is rounded to int8 with a scale per 32 columns, once a call, for bf16 weights to bf16; f16 and f32 weights take `x` as it is.
 /// Runs on the process's pool with the instruction set of [`isa`]. NaN and infinity in a row of `x` make its outputs NaN.
 /// Errors: [`KernelError::ColumnsDiffer`], [`KernelError::Length`].
 pub fn matmul(x: &[f32], m: usize, weights: &[&PackedMatrix], out: &mut [f32]) -> Result<(), KernelError> {
@@ -166,6 +170,7 @@ fn product_on<M: Borrow<PackedMatrix> + Sync>(
 #[derive(Default)]
 struct Buffers {
     acts: Activations,
+    brains: Brains,
     plan: Vec<TileRange>,
     /// Normed rows, for weights that are floats.
     normed: Vec<f32>,
@@ -199,7 +204,7 @@ fn multiply<M: Borrow<PackedMatrix> + Sync>(
         static BUFFERS: Cell<Buffers> = Cell::default();
     }
     let mut buffers = BUFFERS.take();
-    let Buffers { acts, plan, normed } = &mut buffers;
+    let Buffers { acts, brains, plan, normed } = &mut buffers;
     let types = || weights.iter().map(|w| w.borrow().ggml_type());
     let floats = types().any(GgmlType::is_float);
     // So many formats side by side that one call cannot hold their planes: two calls can.
@@ -218,7 +223,10 @@ fn multiply<M: Borrow<PackedMatrix> + Sync>(
     if types().any(|ty| !ty.is_float()) {
         acts.quantize(isa, pool, &source, blocks, cols);
     }
-    let call = Call { isa, weights, x, acts, blocks, epilogue, total, out: Disjoint::new(out) };
+    if types().any(|ty| ty == GgmlType::BF16) {
+        brains.round(isa, brains::in_pairs(isa), pool, x, (m, cols));
+    }
+    let call = Call { isa, weights, x, acts, brains, blocks, epilogue, total, out: Disjoint::new(out) };
     plan_tasks(isa, weights, m, pool.threads(), call.tiles_of_an_output(), plan);
     let parts = blocks.rows().div_ceil(JOB_ROWS);
     pool.run(plan.len() * parts, &|task| {

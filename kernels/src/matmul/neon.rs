@@ -11,7 +11,7 @@ use std::arch::asm;
 use super::activations::{Part, UnitInfo, place, scale_of};
 use super::format::{CHUNK, ROWS, Scales, TileFormat, UNIT};
 use super::{FLOAT_CHUNK, TileJob};
-use crate::lanes::neon::{prefetch_line, widen_bf16, widen_f16};
+use crate::lanes::neon::{prefetch_line, widen_f16};
 use crate::quant::GgmlType;
 
 /// Bytes between the unit being read and the one being fetched.
@@ -500,6 +500,7 @@ const BRAIN: u8 = 2;
 /// Sizes are as [`TileJob::check`] says.
 unsafe fn float_tile_of<const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
     acc.fill(0.0);
+    let x = job.floats(if KIND == BRAIN { GgmlType::BF16 } else { GgmlType::F32 });
     let column_bytes = if KIND == SINGLE { 4 * ROWS } else { 2 * ROWS };
     for first in (0..job.cols).step_by(FLOAT_CHUNK) {
         let count = FLOAT_CHUNK.min(job.cols - first);
@@ -508,7 +509,7 @@ unsafe fn float_tile_of<const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
             // SAFETY: columns `first .. first + count` lie in the tile and in each row of x, `row` in acc.
             row += unsafe {
                 let w = job.data.as_ptr().add(first * column_bytes);
-                let x = job.x.as_ptr().add(row * job.cols + first);
+                let x = x.as_ptr().add(row * job.cols + first);
                 let acc = acc.as_mut_ptr().add((row - job.rows.start) * ROWS);
                 match job.rows.end - row {
                     1 => multiply_floats::<KIND, 1>(w, count, x, job.cols, acc),
@@ -535,13 +536,17 @@ unsafe fn multiply_floats<const KIND: u8, const M: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[vdupq_n_f32(0.0); COLUMN]; M];
-        for column in 0..count {
-            let w = load_column::<KIND>(w, column);
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = *x.add(i * cols + column);
-                for (sum, &w) in sums.iter_mut().zip(&w) {
-                    *sum = vfmaq_n_f32(*sum, w, x);
+        if KIND == BRAIN {
+            for column in (0..count).step_by(2) {
+                let [even, odd] = load_brains(w.add(column * 2 * ROWS));
+                if column + 1 < count {
+                    add_column(&mut sums, x.add(column + 1), cols, odd);
                 }
+                add_column(&mut sums, x.add(column), cols, even);
+            }
+        } else {
+            for column in 0..count {
+                add_column(&mut sums, x.add(column), cols, load_column::<KIND>(w, column));
             }
         }
         for (i, sums) in sums.iter().enumerate() {
@@ -554,7 +559,47 @@ unsafe fn multiply_floats<const KIND: u8, const M: usize>(
     M
 }
 
-/// Sixteen weights of a column in f32.
+/// Adds a column's products with `M` rows.
+///
+/// # Safety
+/// `x` is good for `M` values, `cols` apart.
+#[inline(always)]
+unsafe fn add_column<const M: usize>(
+    sums: &mut [[float32x4_t; COLUMN]; M],
+    x: *const f32,
+    cols: usize,
+    w: [float32x4_t; COLUMN],
+) {
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise; every aarch64 target has NEON.
+        unsafe {
+            let x = *x.add(i * cols);
+            for (sum, &w) in sums.iter_mut().zip(&w) {
+                *sum = vfmaq_n_f32(*sum, w, x);
+            }
+        }
+    }
+}
+
+/// Sixteen pairs of bf16 in f32: the even columns, then the odd.
+///
+/// # Safety
+/// `at` is good for 64 bytes.
+#[inline(always)]
+unsafe fn load_brains(at: *const u8) -> [[float32x4_t; COLUMN]; 2] {
+    // SAFETY: the caller's promise; prefetching needs no valid address.
+    unsafe {
+        prefetch_line(at.wrapping_add(PREFETCH));
+        let pairs: [uint32x4_t; COLUMN] = std::array::from_fn(|v| vld1q_u32(at.cast::<u32>().add(4 * v)));
+        // A bf16 is the upper half of an f32.
+        [
+            pairs.map(|pairs| vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs))),
+            pairs.map(|pairs| vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000)))),
+        ]
+    }
+}
+
+/// Sixteen weights of a column in f32, or in f16.
 ///
 /// # Safety
 /// `w` is a tile that has this column.
@@ -570,7 +615,7 @@ unsafe fn load_column<const KIND: u8>(w: *const u8, column: usize) -> [float32x4
         let at = w.add(column * 2 * ROWS);
         prefetch_line(at.wrapping_add(PREFETCH));
         let eights = [vld1q_u16(at.cast()), vld1q_u16(at.add(16).cast())];
-        let [[a, b], [c, d]] = if KIND == HALF { eights.map(widen_f16) } else { eights.map(widen_bf16) };
+        let [[a, b], [c, d]] = eights.map(widen_f16);
         [a, b, c, d]
     }
 }

@@ -1,6 +1,7 @@
 //! From ggml's rows of blocks to tiles of sixteen rows, and back for one row.
 
 use super::aligned::LINE;
+use super::brains::kept_pair;
 use super::format::{ROWS, TileFormat, UNIT, open_row, pack_unit, read_scales, write_scales};
 use crate::quant::{BlockFormat, GgmlType, OpenBlock, code_value};
 
@@ -14,7 +15,7 @@ pub(super) struct TileLayout {
 }
 
 impl TileLayout {
-    /// The layout of tiles `cols` wide, `None` if it overflows. Floats: `[cols][16]`.
+    /// The layout of tiles `cols` wide, `None` if it overflows. Floats: `[cols][16]`, bf16: `[pairs of columns][16][2]`.
     pub(super) fn of(ty: GgmlType, cols: usize) -> Option<Self> {
         if ty.is_float() {
             let bytes = cols.checked_mul(ROWS * ty.block_bytes())?.checked_next_multiple_of(LINE)?;
@@ -34,7 +35,8 @@ impl TileLayout {
 pub(super) fn pack_tile(ty: GgmlType, cols: usize, data: &[u8], tile: &mut [u8]) {
     match ty {
         GgmlType::F32 => pack_floats::<4>(cols, data, tile),
-        GgmlType::F16 | GgmlType::BF16 => pack_floats::<2>(cols, data, tile),
+        GgmlType::F16 => pack_floats::<2>(cols, data, tile),
+        GgmlType::BF16 => pack_brains(cols, data, tile),
         _ => super::for_quantised!(ty, F => pack_blocks::<F>(cols, data, tile), else ()),
     }
 }
@@ -45,6 +47,20 @@ fn pack_floats<const BYTES: usize>(cols: usize, data: &[u8], tile: &mut [u8]) {
         let places = tile.chunks_exact_mut(ROWS * BYTES);
         for (value, place) in values.chunks_exact(BYTES).zip(places) {
             place[row * BYTES..][..BYTES].copy_from_slice(value);
+        }
+    }
+}
+
+/// `[row][cols]` to `[pair][16][2]` of bf16; the pair of a last odd column has a zero.
+fn pack_brains(cols: usize, data: &[u8], tile: &mut [u8]) {
+    for (row, values) in data.chunks_exact(cols * 2).enumerate() {
+        let mut pairs = values.chunks_exact(4);
+        let mut places = tile.chunks_exact_mut(ROWS * 4).map(|place| &mut place[row * 4..][..4]);
+        for (pair, place) in (&mut pairs).zip(&mut places) {
+            place.copy_from_slice(&kept_pair([pair[0], pair[1], pair[2], pair[3]]));
+        }
+        if let (&[low, high], Some(place)) = (pairs.remainder(), places.next()) {
+            place.copy_from_slice(&kept_pair([low, high, 0, 0]));
         }
     }
 }
@@ -96,13 +112,17 @@ pub(super) fn dequantize_blocks<F: TileFormat>(tile: &[u8], layout: TileLayout, 
 
 /// One row of a tile of floats in f32.
 pub(super) fn dequantize_floats(ty: GgmlType, tile: &[u8], row: usize, out: &mut [f32]) {
-    let width = ty.block_bytes();
-    for (place, value) in tile.chunks_exact(ROWS * width).zip(out) {
-        let bytes = &place[row * width..][..width];
+    for (column, value) in out.iter_mut().enumerate() {
+        let half = |at: usize| [tile[at], tile[at + 1]];
         *value = match ty {
-            GgmlType::F16 => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-            GgmlType::BF16 => half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-            _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            GgmlType::F16 => half::f16::from_le_bytes(half(2 * (column * ROWS + row))).to_f32(),
+            GgmlType::BF16 => {
+                half::bf16::from_le_bytes(half(4 * (column / 2 * ROWS + row) + 2 * (column % 2))).to_f32()
+            }
+            _ => {
+                let at = 4 * (column * ROWS + row);
+                f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]])
+            }
         };
     }
 }

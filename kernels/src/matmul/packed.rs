@@ -91,7 +91,8 @@ impl PackedMatrix {
         self.tiles.as_slice().len()
     }
 
-    /// One row in f32, bit for bit as [`crate::quant::dequantize`] gives it; `out` is `cols` long.
+    /// One row in f32, bit for bit as [`crate::quant::dequantize`] gives it (of bf16, what is below 2^-56 is zero); `out` is
+    /// `cols` long.
     ///
     /// Errors: [`KernelError::RowOutOfRange`], [`KernelError::Length`].
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {

@@ -3,6 +3,7 @@
 //! Quantised: for each group of 16 or 32 columns, in order, `acc = fma(dot, scale * x.scale, acc)`, `dot` the exact integer
 //! `sum(code * x.code) - zero * sum(x.code)`, then, where the format has minimums, `acc = fma(-min, x.scale * sum(x.code), acc)`.
 //! Floats: for each 256 columns a sum by fma in column order from 0, the sums added in order.
+//! BF16: the same with x rounded to bf16 ([`super::brains`]) and of each two columns the odd one first.
 
 use super::format::{ROWS, TileFormat, UNIT, open_unit, read_scales};
 use super::{FLOAT_CHUNK, TileJob};
@@ -57,9 +58,10 @@ pub(super) fn float_tile(ty: GgmlType, job: &TileJob<'_>, acc: &mut [f32]) {
     for row in 0..ROWS {
         super::pack::dequantize_floats(ty, job.data, row, &mut column);
         for (m, acc) in job.rows.clone().zip(acc.chunks_exact_mut(ROWS)) {
-            let x = &job.x[m * job.cols..][..job.cols];
+            let x = &job.floats(ty)[m * job.cols..][..job.cols];
             for (x, w) in x.chunks(FLOAT_CHUNK).zip(column.chunks(FLOAT_CHUNK)) {
-                acc[row] += x.iter().zip(w).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum));
+                let order = |i: usize| if ty == GgmlType::BF16 && (i ^ 1) < x.len() { i ^ 1 } else { i };
+                acc[row] += (0..x.len()).map(order).fold(0.0, |sum, i| x[i].mul_add(w[i], sum));
             }
         }
     }

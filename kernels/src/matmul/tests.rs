@@ -56,6 +56,15 @@ fn vector_isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar && isa.available())
 }
 
+/// What weights of a type meet: the activations as they are, as bf16 or as int8.
+fn as_met(ty: GgmlType, x: &[f32]) -> Vec<f64> {
+    match ty {
+        GgmlType::BF16 => x.iter().map(|&v| half::bf16::from_f32(v).to_f64()).collect(),
+        _ if ty.is_float() => x.iter().map(|&v| f64::from(v)).collect(),
+        _ => rounded(x),
+    }
+}
+
 /// What the activations are after rounding to int8.
 fn rounded(x: &[f32]) -> Vec<f64> {
     let mut codes = vec![0i8; x.len()];
@@ -83,7 +92,7 @@ fn products_equal_exact_dots_and_the_scalar_definition() {
 
                 let mut w = vec![0f32; rows * cols];
                 dequantize(ty, &data, &mut w).expect("sizes agree");
-                let exact_x = if ty.is_float() { x.iter().map(|&v| f64::from(v)).collect() } else { rounded(&x) };
+                let exact_x = as_met(ty, &x);
                 for i in 0..m {
                     for row in 0..rows {
                         let pairs = exact_x[i * cols..][..cols].iter().zip(&w[row * cols..][..cols]);
@@ -100,6 +109,93 @@ fn products_equal_exact_dots_and_the_scalar_definition() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn bf16_meets_bf16_in_any_number_of_rows_and_columns() {
+    let ty = GgmlType::BF16;
+    let (one, three) = (Pool::new(1), Pool::new(3));
+    for (rows, cols) in [(1, 1), (17, 7), (50, 255), (33, 257), (40, 575), (70, 1030)] {
+        let data = random_weights(ty, rows, cols);
+        let packed = PackedMatrix::pack(ty, rows, cols, &data).expect("packs");
+        let mut w = vec![0f32; rows * cols];
+        dequantize(ty, &data, &mut w).expect("sizes agree");
+        let x = random_rows(40, cols);
+        let met = as_met(ty, &x);
+        let alone: Vec<f32> = x.chunks(cols).flat_map(|row| product(Isa::Scalar, &one, row, 1, &[&packed])).collect();
+        for (at, &got) in alone.iter().enumerate() {
+            let pairs = || met[at / rows * cols..][..cols].iter().zip(&w[at % rows * cols..][..cols]);
+            let exact: f64 = pairs().map(|(x, &w)| x * f64::from(w)).sum();
+            let size: f64 = pairs().map(|(x, &w)| (x * f64::from(w)).abs()).sum();
+            assert!((f64::from(got) - exact).abs() <= 1e-6 * size, "{rows}x{cols} {at}: {got}, exactly {exact}");
+        }
+        for (isa, m) in vector_isas().flat_map(|isa| (1..=40).map(move |m| (isa, m))) {
+            let batch = product(isa, &three, &x[..m * cols], m, &[&packed]);
+            let same = batch.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{rows}x{cols} m {m} {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn bf16_so_small_that_sums_could_be_subnormal_counts_as_zero_everywhere() {
+    // Rows from 2^-52 down, of x and of weights: products to where `vdpbf16ps` would flush them and others would not.
+    let tiny = |rows: usize, cols: usize| -> Vec<f32> {
+        let scaled = |(i, v): (usize, f32)| v * 2f32.powi(-52 - (i / cols) as i32);
+        random_rows(rows, cols).into_iter().enumerate().map(scaled).collect()
+    };
+    let (rows, cols, m) = (33, 257, 20);
+    let x = tiny(m, cols);
+    let data: Vec<u8> = tiny(rows, cols).iter().flat_map(|&w| half::bf16::from_f32(w).to_le_bytes()).collect();
+    let packed = PackedMatrix::pack(GgmlType::BF16, rows, cols, &data).expect("packs");
+    let pool = Pool::new(1);
+    let scalar = product(Isa::Scalar, &pool, &x, m, &[&packed]);
+    assert!(scalar.contains(&0.0) && scalar.iter().any(|v| v.abs() > 0.0) && !scalar.iter().any(|v| v.is_subnormal()));
+    for isa in vector_isas() {
+        let fast = product(isa, &pool, &x, m, &[&packed]);
+        assert!(scalar.iter().zip(&fast).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", isa.name());
+    }
+    let mut row = vec![0f32; cols];
+    packed.dequantize_row(4, &mut row).expect("row is there");
+    assert!(
+        row.contains(&0.0)
+            && row.iter().any(|&v| v != 0.0)
+            && row.iter().all(|&v| v == 0.0 || v.abs() >= 2f32.powi(-56))
+    );
+}
+
+/// AVX-512 without BF16, on a processor that has it: the kernels of pairs and of floats, from the same rows.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn bf16_in_pairs_and_one_by_one_are_the_same() {
+    let (rows, cols, m) = (32, 575, 29);
+    let packed = PackedMatrix::pack(GgmlType::BF16, rows, cols, &random_weights(GgmlType::BF16, rows, cols));
+    let (packed, x, pool) = (packed.expect("packs"), random_rows(m, cols), Pool::new(1));
+    let sums = |isa: Isa, in_pairs: bool| {
+        let (mut brains, blocks) = (Brains::default(), RowBlocks::new(m, 6));
+        brains.round(isa, in_pairs, &pool, &x, (m, cols));
+        let job = TileJob {
+            data: packed.bytes_of_tiles(),
+            tiles: 2,
+            more: false,
+            layout: packed.layout(),
+            cols,
+            x: &x,
+            acts: &Activations::default(),
+            brains: &brains,
+            rows: 3..m,
+            blocks: 0..blocks.count(),
+        };
+        let mut acc = vec![f32::MAX; (m - 3) * rows];
+        job::tile_kernel(isa, GgmlType::BF16, in_pairs)(&job, &mut acc);
+        acc
+    };
+    let expected = product(Isa::Scalar, &pool, &x, m, &[&packed]);
+    for in_pairs in [false, true] {
+        if Isa::Avx512.available() && (!in_pairs || brains::in_pairs(Isa::Avx512)) {
+            assert_eq!(sums(Isa::Avx512, in_pairs), expected[3 * rows..], "in pairs: {in_pairs}");
         }
     }
 }
@@ -320,13 +416,15 @@ fn more_formats_side_by_side_than_planes_are_kept_for() {
 
 #[test]
 fn what_is_not_finite_shows() {
-    let packed = PackedMatrix::pack(GgmlType::Q8_0, 16, 64, &random_weights(GgmlType::Q8_0, 16, 64)).expect("packs");
-    for bad in [f32::NAN, f32::INFINITY] {
-        let mut x = vec![1f32; 128];
-        x[70] = bad;
-        let mut out = vec![0f32; 32];
-        matmul(&x, 2, &[&packed], &mut out).expect("sizes agree");
-        assert!(out[..16].iter().all(|v| v.is_finite()) && out[16..].iter().all(|v| v.is_nan()));
+    for ty in GgmlType::ALL.into_iter().filter(|ty| *ty != GgmlType::F32) {
+        let packed = PackedMatrix::pack(ty, 16, 256, &random_weights(ty, 16, 256)).expect("packs");
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1f32; 512];
+            x[270] = bad;
+            let mut out = vec![0f32; 32];
+            matmul(&x, 2, &[&packed], &mut out).expect("sizes agree");
+            assert!(out[..16].iter().all(|v| v.is_finite()) && out[16..].iter().all(|v| !v.is_finite()), "{ty}");
+        }
     }
 }
 

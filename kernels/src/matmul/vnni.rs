@@ -475,6 +475,7 @@ const BRAIN: u8 = 2;
 #[inline(always)]
 unsafe fn floats<W: Wide, const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
     let tiles = job.tiles;
+    let x = job.floats(if KIND == BRAIN { GgmlType::BF16 } else { GgmlType::F32 });
     let column_bytes = if KIND == SINGLE { 4 * ROWS } else { 2 * ROWS };
     for tile in 0..tiles {
         let data = &job.data[tile * job.layout.bytes..][..job.layout.bytes];
@@ -486,7 +487,7 @@ unsafe fn floats<W: Wide, const KIND: u8>(job: &TileJob<'_>, acc: &mut [f32]) {
                 row += unsafe {
                     let part = FloatPart {
                         w: data.as_ptr().add(first * column_bytes),
-                        x: job.x.as_ptr().add(row * job.cols + first),
+                        x: x.as_ptr().add(row * job.cols + first),
                         acc: acc.as_mut_ptr().add(((row - job.rows.start) * tiles + tile) * ROWS),
                         count,
                         cols: job.cols,
@@ -524,10 +525,17 @@ unsafe fn multiply_floats<W: Wide, const KIND: u8, const M: usize>(part: &FloatP
     // SAFETY: the caller passes pointers good for `count` columns and `M` rows.
     unsafe {
         let mut sums = [W::zero_float(); M];
-        for column in 0..part.count {
-            let w = load_column::<W, KIND>(part.w, column);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = W::mul_add(W::splat_float(*part.x.add(i * part.cols + column)), w, *sum);
+        if KIND == BRAIN {
+            for column in (0..part.count).step_by(2) {
+                let [even, odd] = load_pair::<W>(part.w, column);
+                if column + 1 < part.count {
+                    add_column::<W, M>(&mut sums, part, column + 1, odd);
+                }
+                add_column::<W, M>(&mut sums, part, column, even);
+            }
+        } else {
+            for column in 0..part.count {
+                add_column::<W, M>(&mut sums, part, column, load_column::<W, KIND>(part.w, column));
             }
         }
         for (i, sum) in sums.iter().enumerate() {
@@ -539,17 +547,32 @@ unsafe fn multiply_floats<W: Wide, const KIND: u8, const M: usize>(part: &FloatP
     M
 }
 
-/// Sixteen weights of a column in f32.
+#[inline(always)]
+unsafe fn add_column<W: Wide, const M: usize>(sums: &mut [W::Float; M], part: &FloatPart, column: usize, w: W::Float) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's column is one of the part's.
+        *sum = unsafe { W::mul_add(W::splat_float(*part.x.add(i * part.cols + column)), w, *sum) };
+    }
+}
+
+/// Sixteen bf16 of an even column in f32, and of the odd one behind it.
+#[inline(always)]
+unsafe fn load_pair<W: Wide>(w: *const u8, column: usize) -> [W::Float; 2] {
+    // SAFETY: the caller passes a tile that has this column.
+    unsafe {
+        let at = w.add(column * 2 * ROWS);
+        prefetch(at.wrapping_add(FETCH_COLUMNS * 2 * ROWS));
+        W::load_brains(at)
+    }
+}
+
+/// Sixteen weights of a column in f32, or in f16.
 #[inline(always)]
 unsafe fn load_column<W: Wide, const KIND: u8>(w: *const u8, column: usize) -> W::Float {
     // SAFETY: the caller passes a tile that has this column.
     unsafe {
         let at = w.add(column * if KIND == SINGLE { 4 * ROWS } else { 2 * ROWS });
         prefetch(at.wrapping_add(FETCH_COLUMNS * 2 * ROWS));
-        match KIND {
-            SINGLE => W::load_float(at.cast()),
-            HALF => W::load_half(at),
-            _ => W::load_brain(at),
-        }
+        if KIND == SINGLE { W::load_float(at.cast()) } else { W::load_half(at) }
     }
 }

@@ -10,6 +10,7 @@ pub mod qdrant;
 pub mod redis;
 mod secret;
 mod terms;
+mod vector;
 
 pub use pool::PoolConfig;
 pub use secret::Secret;
@@ -201,10 +202,15 @@ pub trait Backend: Send + Sync {
     /// Sizes; of one partition, or of all.
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats>;
 
-    /// A number that grows with every write to the partition by whatever process, so that caches know their answers
-    /// to be old; `None`: nobody writes but this process.
-    fn generation(&self, _partition: &Partition) -> Result<Option<u64>> {
-        Ok(None)
+    /// Whether other processes write to it too, of whose writes nothing here is told: answers may then not be cached,
+    /// but under a shared cache's generation.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// Work that can wait for a quiet moment; to be called now and then.
+    fn upkeep(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Whether it can serve at all, cheaply asked.

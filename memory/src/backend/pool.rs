@@ -53,6 +53,7 @@ struct Shelf<C> {
 pub(super) struct Pool<M: Connect> {
     maker: M,
     backend: &'static str,
+    setting: &'static str,
     config: PoolConfig,
     // A mutex and a condition: connections are taken and put back in nanoseconds and used for milliseconds.
     shelf: Mutex<Shelf<M::Connection>>,
@@ -60,11 +61,11 @@ pub(super) struct Pool<M: Connect> {
 }
 
 impl<M: Connect> Pool<M> {
-    /// An empty one; nothing is opened yet.
-    pub(super) fn new(backend: &'static str, config: PoolConfig, maker: M) -> Self {
+    /// An empty one; nothing is opened yet. `setting` is the key of its size in the configuration.
+    pub(super) fn new((backend, setting): (&'static str, &'static str), config: PoolConfig, maker: M) -> Self {
         let config = PoolConfig { size: config.size.max(1), ..config };
         let shelf = Mutex::new(Shelf { idle: VecDeque::new(), open: 0 });
-        Self { maker, backend, config, shelf, returned: Condvar::new() }
+        Self { maker, backend, setting, config, shelf, returned: Condvar::new() }
     }
 
     /// What makes the connections.
@@ -112,7 +113,7 @@ impl<M: Connect> Pool<M> {
 
     fn exhausted(&self) -> MemoryError {
         let (size, wait) = (self.config.size, self.config.wait.as_millis());
-        let message = format!("all {size} connections were in use for {wait} ms: raise `pool_size`");
+        let message = format!("all {size} connections were in use for {wait} ms: raise `{}`", self.setting);
         // Not a failure of the engine: the breaker must not open because we are busy.
         MemoryError::Backend { backend: self.backend, message, retryable: false }
     }

@@ -53,11 +53,11 @@ fn serve() -> SocketAddr {
 
 #[test]
 fn lends_at_most_its_size_and_uses_again() {
-    let pool = Pool::new("echo", PoolConfig { size: 2, wait: Duration::from_millis(5) }, echo(serve()));
+    let pool = Pool::new(("echo", "echo.pool"), PoolConfig { size: 2, wait: Duration::from_millis(5) }, echo(serve()));
     let (first, second) = (pool.get().unwrap(), pool.get().unwrap());
     assert_eq!(pool.usage(), (2, 2));
     let refused = pool.get().err().unwrap().to_string();
-    assert_eq!(refused, "echo: all 2 connections were in use for 5 ms: raise `pool_size`");
+    assert_eq!(refused, "echo: all 2 connections were in use for 5 ms: raise `echo.pool`");
     drop((first, second));
     assert_eq!(pool.usage(), (0, 2));
     drop(pool.get().unwrap());
@@ -67,7 +67,7 @@ fn lends_at_most_its_size_and_uses_again() {
 #[test]
 fn a_waiting_thread_gets_what_comes_back() {
     let config = PoolConfig { size: 3, wait: Duration::from_secs(60) };
-    let pool = Arc::new(Pool::new("echo", config, echo(serve())));
+    let pool = Arc::new(Pool::new(("echo", "echo.pool"), config, echo(serve())));
     let threads: Vec<_> = (0..16)
         .map(|_| {
             let pool = Arc::clone(&pool);
@@ -86,7 +86,7 @@ fn a_waiting_thread_gets_what_comes_back() {
 #[test]
 fn a_refused_connection_gives_its_place_back() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let pool = Pool::new("echo", PoolConfig { size: 1, wait: Duration::ZERO }, echo(nobody));
+    let pool = Pool::new(("echo", "echo.pool"), PoolConfig { size: 1, wait: Duration::ZERO }, echo(nobody));
     for _ in 0..3 {
         let error = pool.get().err().unwrap().to_string();
         assert!(error.contains("refused"), "{error}");
@@ -96,7 +96,7 @@ fn a_refused_connection_gives_its_place_back() {
 
 #[test]
 fn a_connection_that_died_while_idle_is_replaced() {
-    let pool = Pool::new("echo", PoolConfig { size: 1, wait: Duration::ZERO }, echo(serve()));
+    let pool = Pool::new(("echo", "echo.pool"), PoolConfig { size: 1, wait: Duration::ZERO }, echo(serve()));
     let lent = pool.get().unwrap();
     lent.shutdown(std::net::Shutdown::Both).unwrap();
     drop(lent);
@@ -107,7 +107,7 @@ fn a_connection_that_died_while_idle_is_replaced() {
 
 #[test]
 fn a_borrower_that_panics_breaks_it() {
-    let pool = Arc::new(Pool::new("echo", PoolConfig { size: 1, wait: Duration::ZERO }, echo(serve())));
+    let pool = Arc::new(Pool::new(("echo", "echo.pool"), PoolConfig { size: 1, wait: Duration::ZERO }, echo(serve())));
     let borrower = Arc::clone(&pool);
     std::thread::spawn(move || {
         let _lent = borrower.get().unwrap();

@@ -144,7 +144,7 @@ impl RedisCache {
         let settings = client.get_connection_info().redis_settings();
         let password = settings.password().unwrap_or_default().to_owned();
         let breaker = Breaker::new(NAME, config.breaker);
-        let pool = Pool::new(NAME, config.pool, Connector { client, config, password });
+        let pool = Pool::new((NAME, "memory.workers"), config.pool, Connector { client, config, password });
         Ok(Self { pool, breaker, untold: Mutex::new(HashSet::new()) })
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::parts::Sendings;
 use crate::error::{MemoryError, Result};
 use crate::record::{Provenance, RecordId, Trust, content_hash};
 use crate::scope::{Name, Partition, Scope};
@@ -100,12 +101,13 @@ pub(super) fn provenance(
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     dir: PathBuf,
+    pub(super) sendings: Sendings,
 }
 
 impl ManifestStore {
     /// In `dir`, which is made when the first one is saved.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), sendings: Sendings::default() }
     }
 
     fn tenant_dir(&self, tenant: &Name) -> PathBuf {
@@ -116,7 +118,7 @@ impl ManifestStore {
         self.tenant_dir(&partition.tenant).join(hashed(Some(&partition.domain)))
     }
 
-    fn path(&self, scope: &Scope) -> PathBuf {
+    pub(super) fn path(&self, scope: &Scope) -> PathBuf {
         let name = format!("{}-{}.json", hashed(scope.project.as_ref()), hashed(scope.session.as_ref()));
         self.partition_dir(&scope.partition).join(name)
     }
@@ -152,11 +154,8 @@ impl ManifestStore {
             path: path.clone(),
             source: error.into(),
         })?;
-        replace(&self.partition_dir(&scope.partition), &path, &bytes).map_err(|source| match source.kind() {
-            ErrorKind::StorageFull => MemoryError::DiskFull { path, bytes: bytes.len() as u64 },
-            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => MemoryError::ReadOnly { path },
-            _ => MemoryError::Io { action: "write", path, source },
-        })
+        replace(&self.partition_dir(&scope.partition), &path, &bytes)
+            .map_err(|source| unwritten(&path, bytes.len(), source))
     }
 
     /// Removes the manifests of every scope that `scope` covers, as must be done when records are forgotten by other
@@ -201,6 +200,16 @@ impl ManifestStore {
     pub fn remove_tenant(&self, tenant: &Name) -> Result<()> {
         let dir = self.tenant_dir(tenant);
         gone(&dir, fs::remove_dir_all(&dir))
+    }
+}
+
+/// Why `bytes` could not be written to `path`.
+pub(super) fn unwritten(path: &Path, bytes: usize, source: std::io::Error) -> MemoryError {
+    let path = path.to_owned();
+    match source.kind() {
+        ErrorKind::StorageFull => MemoryError::DiskFull { path, bytes: bytes as u64 },
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => MemoryError::ReadOnly { path },
+        _ => MemoryError::Io { action: "write", path, source },
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod git;
 mod manifest;
+mod parts;
 mod read;
 mod run;
 mod settle;
@@ -30,6 +31,7 @@ use crate::secrets::Finding;
 
 pub use git::head_commit;
 pub use manifest::{FileEntry, Manifest, ManifestStore, Place};
+pub use parts::Part;
 pub use run::index_tree;
 pub use watch::{WatchOptions, watch_tree};
 

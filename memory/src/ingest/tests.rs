@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::MemoryError;
+use crate::record::content_hash;
 
 /// A store that keeps records as the memory's contract says: the same content in the same scope is one record.
 struct Shelf {
@@ -328,6 +329,57 @@ fn manifests_go_with_what_is_forgotten() {
     check(&|store| store.remove_tenant(&scope("acme", "x", "").partition.tenant), [false, false, false, true]);
     check(&|store| store.clear(), [false; 4]);
     check(&|store| store.remove_tenant(&scope("none", "x", "").partition.tenant), [true, true, true, true]);
+}
+
+#[test]
+fn a_manifest_in_parts_is_the_whole_and_until_then_the_old_one() {
+    let dir = TempDir::new().unwrap();
+    let store = ManifestStore::new(dir.path());
+    let scope = Scope::of("acme", "coding").unwrap().project("shop").unwrap();
+    let entry = |n: u64| FileEntry {
+        size: n,
+        modified: n,
+        hash: content_hash(&n.to_string()),
+        language: "rust".to_owned(),
+        chunks: (0..n % 4)
+            .map(|i| Place { key: RecordId(u128::from(n * 4 + i)), lines: (1, 9), symbol: None })
+            .collect(),
+    };
+    let files = (0..500).map(|n| (format!("src/file{n}.rs"), entry(n))).collect();
+    let salted = (0..40).map(|n| (RecordId(n), RecordId(n + 1))).collect();
+    let whole = Manifest { format: 1, chunker: "c".to_owned(), complete: true, files, salted };
+    let parts = whole.clone().into_parts(8 << 10);
+    assert!(parts.len() > 8, "{}", parts.len());
+    let size = |part: &Manifest| serde_json::to_vec(part).unwrap().len();
+    assert!(parts.iter().all(|part| size(part) < 9 << 10), "{:?}", parts.iter().map(size).collect::<Vec<_>>());
+    assert_eq!(whole.clone().into_parts(1 << 20), std::slice::from_ref(&whole));
+    assert_eq!(Manifest::default().into_parts(1), [Manifest::default()]);
+    let old = Manifest { format: 1, chunker: "old".to_owned(), ..Manifest::default() };
+    store.save(&scope, &old).unwrap();
+    let send = |upload: &str, number: usize| {
+        let last = number + 1 == parts.len();
+        let part = Part { upload: upload.to_owned(), number: number as u32, last };
+        store.save_part(&scope, &part, &parts[number])
+    };
+    let refused =
+        |outcome: Result<()>| assert!(matches!(outcome, Err(MemoryError::Invalid { field, .. }) if field == "part"));
+    refused(send("a", 1));
+    send("a", 0).unwrap();
+    refused(send("b", 1));
+    refused(send("a", 2));
+    assert_eq!(store.load(&scope).unwrap(), Some(old));
+    // A later sending takes the earlier one's place.
+    (0..3).for_each(|number| send("a", number).unwrap());
+    (0..2).for_each(|number| send("b", number).unwrap());
+    refused(send("a", 3));
+    (2..parts.len()).for_each(|number| send("b", number).unwrap());
+    assert_eq!(store.load(&scope).unwrap(), Some(whole));
+    refused(send("b", 1));
+    // What is forgotten meanwhile is not written down after all.
+    (0..3).for_each(|number| send("c", number).unwrap());
+    store.remove(&scope).unwrap();
+    refused(send("c", 3));
+    assert_eq!(store.load(&scope).unwrap(), None);
 }
 
 #[test]

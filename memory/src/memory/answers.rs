@@ -2,7 +2,6 @@
 
 use crate::backend::redis::{Generation, SharedCache};
 use crate::cache::RecallKey;
-use crate::error::Result;
 use crate::memory::Memory;
 use crate::query::{Hit, Query};
 
@@ -15,21 +14,19 @@ pub(super) struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    /// `None`: answers are not cached, or not now, while the cache that would tell of others' writes does not answer.
-    ///
-    /// # Errors
-    /// The backend's.
-    pub(super) fn of(memory: &'a Memory, query: &Query) -> Result<Option<Self>> {
-        let partition = &query.scope.partition;
+    /// `None`: answers are not cached, where others write and nothing tells of it, or not now, while the cache that
+    /// would tell does not answer.
+    pub(super) fn of(memory: &'a Memory, query: &Query) -> Option<Self> {
         let Some(cache) = memory.shared.as_deref() else {
-            let generation = memory.backend.generation(partition)?;
-            return Ok(memory.caches.key(query, generation).map(|key| Self { memory, key, shared: None }));
+            let alone = !memory.backend.shared();
+            let key = alone.then(|| memory.caches.key(query, None))??;
+            return Some(Self { memory, key, shared: None });
         };
-        let Some([own, all]) = memory.shared_generations(cache, partition) else { return Ok(None) };
+        let [own, all] = memory.shared_generations(cache, &query.scope.partition)?;
         // Both are random numbers of 64 bits, so one stands for the pair.
         let both = own.number() ^ all.number().rotate_left(32);
-        let key = memory.caches.key(query, Some(both));
-        Ok(key.map(|key| Self { memory, key, shared: Some((cache, own)) }))
+        let key = memory.caches.key(query, Some(both))?;
+        Some(Self { memory, key, shared: Some((cache, own)) })
     }
 
     /// The answer, if it is kept here or by another server.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::Selection;
-use crate::embedder::Side;
+use crate::embedder::{Embedder, Side};
 use crate::error::{MemoryError, Result};
 use crate::fuse::Rankings;
 use crate::lexical::content_words;
@@ -35,7 +35,7 @@ impl Memory {
         let kind = if let [kind] = query.kinds.as_slice() { Some(*kind) } else { None };
         self.watched(Operation::Search, kind, || {
             let selection = self.checked(query, count.is_some())?;
-            let answers = Answers::of(self, query)?;
+            let answers = Answers::of(self, query);
             let start = Instant::now();
             let cached = answers.as_ref().and_then(|answers| {
                 let hits = answers.kept(query);
@@ -46,7 +46,8 @@ impl Memory {
                 let hits = within_budget(unexpired(hits, query), query, count);
                 return Ok(Recall { hits, cached: true, embed: Duration::ZERO, search: start.elapsed() });
             }
-            let (vector, embed) = self.query_vector(query)?;
+            let encoder = self.encoder();
+            let (vector, embed) = self.query_vector(query, encoder.as_ref())?;
             let start = Instant::now();
             let hits = self.found(query, &selection, vector.as_deref())?;
             let search = start.elapsed();
@@ -87,7 +88,7 @@ impl Memory {
     }
 
     /// The query's vector, if its signals need one, and how long it took to make.
-    fn query_vector(&self, query: &Query) -> Result<(Option<Arc<[f32]>>, Duration)> {
+    fn query_vector(&self, query: &Query, encoder: &dyn Embedder) -> Result<(Option<Arc<[f32]>>, Duration)> {
         if !query.signals.dense {
             return Ok((None, Duration::ZERO));
         }
@@ -98,7 +99,7 @@ impl Memory {
             return Ok((kept, Duration::ZERO));
         }
         let start = Instant::now();
-        let mut made = self.embedder.embed(&[&query.text], Side::Query)?;
+        let mut made = encoder.embed(&[&query.text], Side::Query)?;
         let vector: Option<Arc<[f32]>> = made.pop().map(Into::into);
         if let Some(vector) = &vector {
             self.caches.keep_vector(partition, &query.text, vector);

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::backend::{Change, Selection, Stored, Written};
-use crate::embedder::Side;
+use crate::embedder::{Embedder, Side};
 use crate::error::{MemoryError, Result};
 use crate::memory::Memory;
 use crate::observer::Operation;
 use crate::query::{Lifetime, NewRecord, Patch};
-use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp, content_hash};
+use crate::record::{Feedback, Kind, Provenance, Record, RecordId, Timestamp};
 use crate::redact::redact_json;
 use crate::scope::Partition;
 
@@ -41,7 +41,8 @@ impl Memory {
             }
             let now = Timestamp::now();
             let records = records.into_iter().map(|record| self.record(record, now)).collect();
-            let stored = self.with_vectors(records)?;
+            let encoder = self.encoder();
+            let stored = self.with_vectors(records, encoder.as_ref())?;
             let stored = stored.into_iter().map(|new| self.or_near_copy(new)).collect::<Result<Vec<_>>>()?;
             let mut partitions: Vec<Partition> = Vec::new();
             for new in &stored {
@@ -50,6 +51,7 @@ impl Memory {
                 }
             }
             let written = self.backend.put(stored);
+            drop(encoder);
             // Also after a failure, for a part may have been written.
             partitions.iter().for_each(|partition| self.written(partition));
             written
@@ -62,12 +64,13 @@ impl Memory {
     /// [`MemoryError::NotFound`]; as [`Memory::remember`].
     pub fn update(&self, partition: &Partition, id: RecordId, patch: Patch) -> Result<Record> {
         self.watched(Operation::Update, None, || {
+            let encoder = self.encoder();
             let content = match patch.content {
                 None => None,
                 Some(content) => {
                     self.check_content(&content, "content")?;
                     let content = self.redact(content);
-                    let mut vectors = self.embedder.embed(&[&content], Side::Document)?;
+                    let mut vectors = encoder.embed(&[&content], Side::Document)?;
                     let vector = vectors.pop().ok_or_else(|| short_answer(1, 0))?;
                     Some((content, vector))
                 }
@@ -175,26 +178,17 @@ impl Memory {
         let expires = self.expiry(new.lifetime, new.kind, now);
         let content = self.redact(new.content);
         Record {
-            id: RecordId::of(&new.scope, new.kind, &content, 0),
-            content_hash: content_hash(&content),
-            scope: new.scope,
-            kind: new.kind,
-            content,
             metadata: self.redact_metadata(new.metadata),
             provenance: new.provenance,
-            created: now,
-            updated: now,
             expires,
-            version: 1,
-            seen: 1,
             pinned: new.pinned,
-            feedback: Feedback::default(),
+            ..Record::new(new.scope, new.kind, content, now)
         }
     }
 
     /// Records with their vectors; those that are there already bring theirs, so that writing a tree again costs the
     /// encoder nothing.
-    fn with_vectors(&self, records: Vec<Record>) -> Result<Vec<Stored>> {
+    fn with_vectors(&self, records: Vec<Record>, encoder: &dyn Embedder) -> Result<Vec<Stored>> {
         let mut by_partition: HashMap<&Partition, Vec<RecordId>> = HashMap::new();
         for record in &records {
             by_partition.entry(&record.scope.partition).or_default().push(record.id);
@@ -207,13 +201,13 @@ impl Memory {
         }
         let vector_of = |record: &Record| {
             let (hash, vector) = known.get(&record.id)?;
-            (*hash == record.content_hash && vector.len() == self.embedder.dim()).then(|| vector.clone())
+            (*hash == record.content_hash && vector.len() == encoder.dim()).then(|| vector.clone())
         };
         let mut vectors: Vec<Option<Vec<f32>>> = records.iter().map(vector_of).collect();
         let missing: Vec<usize> = (0..records.len()).filter(|&i| vectors[i].is_none()).collect();
         for batch in missing.chunks(self.config.limits.embed_batch) {
             let texts: Vec<&str> = batch.iter().map(|&i| records[i].content.as_str()).collect();
-            let made = self.embedder.embed(&texts, Side::Document)?;
+            let made = encoder.embed(&texts, Side::Document)?;
             if made.len() != texts.len() {
                 return Err(short_answer(texts.len(), made.len()));
             }

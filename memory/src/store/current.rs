@@ -1,11 +1,12 @@
 //! The file `current`: which generation is the store, where it stands, and how many records it holds.
 //!
 //! It is written at every checkpoint, so that a database or a log that fell behind, or lost records, is told from one that
-//! is as it was left. One line of numbers with a checksum; beside it lie `records.N`, the generation's database, `base.N`,
+//! is as it was left. One line of numbers with a checksum, first the version of the store's files; beside it lie `records.N`, the generation's database, `base.N`,
 //! the log it began with, and `log`, the commits since.
 
 use std::path::{Path, PathBuf};
 
+use super::FORMAT;
 use super::fault::{Fault, io_fault, sync_dir};
 
 const NAME: &str = "current";
@@ -41,7 +42,7 @@ impl Current {
     /// Reads the file; `None` if there is none.
     ///
     /// # Errors
-    /// [`Fault::Corrupt`] if it fails its checksum.
+    /// [`Fault::Format`] if another version wrote it; [`Fault::Corrupt`] if it fails its checksum.
     pub fn read(dir: &Path) -> Result<Option<Self>, Fault> {
         let path = dir.join(NAME);
         let bytes = match std::fs::read(&path) {
@@ -49,8 +50,11 @@ impl Current {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_fault("read", &path)(error)),
         };
-        let damaged = || Fault::Corrupt { path, detail: "it fails its checksum".to_owned() };
-        parse(&bytes).map(Some).ok_or_else(damaged)
+        match parse(&bytes) {
+            Some(Line::Of(current)) => Ok(Some(current)),
+            Some(Line::Other(found)) => Err(Fault::Format { path, found }),
+            None => Err(Fault::Corrupt { path, detail: "it fails its checksum".to_owned() }),
+        }
     }
 
     /// The same, creating the first generation where there is none.
@@ -81,7 +85,7 @@ impl Current {
 
     fn line(&self) -> String {
         let Self { generation, base_bytes, base_frames, base_seq, seq, records } = self;
-        format!("{generation} {base_bytes} {base_frames} {base_seq} {seq} {records} ")
+        format!("{FORMAT} {generation} {base_bytes} {base_frames} {base_seq} {seq} {records} ")
     }
 
     /// Removes generations that are not the store: older ones, and copies that were not finished.
@@ -100,16 +104,34 @@ impl Current {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Current> {
+/// What the file says.
+enum Line {
+    Of(Current),
+    /// Another version's.
+    Other(u32),
+}
+
+fn parse(bytes: &[u8]) -> Option<Line> {
     let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
-    let (_, crc) = text.rsplit_once(' ')?;
+    let (first, crc) = text.rsplit_once(' ')?;
+    // The first version wrote two numbers, and no checksum.
+    if [first, crc].iter().all(|word| word.parse::<u64>().is_ok()) {
+        return Some(Line::Other(1));
+    }
     let line = text.strip_suffix(crc)?;
     if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(line.as_bytes()) {
         return None;
     }
     let numbers: Vec<u64> = line.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?;
-    let &[generation, base_bytes, base_frames, base_seq, seq, records] = numbers.as_slice() else { return None };
-    Some(Current { generation, base_bytes, base_frames, base_seq, seq, records })
+    match numbers.as_slice() {
+        &[format, generation, base_bytes, base_frames, base_seq, seq, records] if format == u64::from(FORMAT) => {
+            Some(Line::Of(Current { generation, base_bytes, base_frames, base_seq, seq, records }))
+        }
+        // Written before a version stood here.
+        [_, _, _, _, _, _] => Some(Line::Other(1)),
+        &[format, ..] => u32::try_from(format).ok().filter(|&format| format != FORMAT).map(Line::Other),
+        [] => None,
+    }
 }
 
 /// Numbers of the generations in `dir`, in order.

@@ -27,6 +27,13 @@ pub enum Fault {
         /// What was found.
         detail: String,
     },
+    /// Files of another version.
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
     /// Anything else the operating system said.
     Io {
         /// What was tried.
@@ -69,6 +76,7 @@ impl From<Fault> for MemoryError {
             Fault::Full { path, bytes } => Self::DiskFull { path, bytes },
             Fault::ReadOnly { path } => Self::ReadOnly { path },
             Fault::Corrupt { path, detail } => Self::Corrupt { path, detail },
+            Fault::Format { path, found } => Self::Format { path, found, known: super::FORMAT },
             Fault::Io { action, path, kind, message } => {
                 Self::Io { action, path, source: io::Error::new(kind, message) }
             }

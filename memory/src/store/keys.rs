@@ -25,6 +25,8 @@ pub const PURGE: &[u8] = b"mpurge";
 pub const RECORDS: &[u8] = b"r";
 /// Superseded versions, of all partitions.
 pub const HISTORY: &[u8] = b"h";
+/// Vectors of superseded versions, of all partitions.
+pub const VERSION_VECTORS: &[u8] = b"x";
 /// Numbers of live records, by partition and kind.
 pub const COUNTS: &[u8] = b"n";
 /// The queue of expiry, soonest first.

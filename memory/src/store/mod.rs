@@ -44,6 +44,9 @@ use tree::Tree;
 use view::View;
 use writer::{Job, Message, Writer};
 
+/// The version of a store's files, and of the keys and values in them. 1 had no base, and no checksum a pair.
+pub const FORMAT: u32 = 2;
+
 /// Sizes and times of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreConfig {
@@ -96,8 +99,8 @@ impl Store {
     /// every write is refused.
     ///
     /// # Errors
-    /// [`MemoryError::Locked`] if another process has it open; [`MemoryError::Corrupt`] if its files are damaged; what
-    /// the disk refuses.
+    /// [`MemoryError::Locked`] if another process has it open; [`MemoryError::Format`] if another version wrote it;
+    /// [`MemoryError::Corrupt`] if its files are damaged; what the disk refuses.
     pub fn open(dir: &Path, config: StoreConfig, observer: Observer) -> Result<Self> {
         match lock(dir)? {
             Some(lock) => Self::open_locked(dir, lock, config, observer),

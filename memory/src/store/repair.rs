@@ -41,13 +41,14 @@ pub struct Salvaged {
 /// Makes a fresh generation of every value of the store in `dir` that can be read, and makes that the store.
 ///
 /// # Errors
-/// [`MemoryError::Locked`] if it is open; what the disk refuses. The store is as it was then.
+/// [`MemoryError::Locked`] if it is open; [`MemoryError::Format`] if another version wrote it; what the disk refuses. The
+/// store is as it was then.
 pub fn repair(dir: &Path) -> Result<Salvaged> {
     let Some(_lock) = lock(dir)? else { return Err(MemoryError::ReadOnly { path: dir.to_owned() }) };
     let aside = dir.join("repair");
+    let current = current_or_guess(dir)?;
     remove_dir(&aside)?;
     std::fs::create_dir(&aside).map_err(io_fault("create", &aside))?;
-    let current = current_or_guess(dir)?;
     let old = open_copy(&current.path(dir), &aside.join("old"))?;
     let applied = old.as_ref().map_or(0, |old| old.applied().unwrap_or(0));
     let mut tree = Tree::open(&aside.join("fresh"), CACHE)?;
@@ -143,8 +144,11 @@ fn fill(old: &Tree, tree: &Tree, removed: &HashSet<Vec<u8>>) -> Result<()> {
 ///
 /// Then the newest generation whose base is finished is the store; one without an end is a copy that was being made.
 fn current_or_guess(dir: &Path) -> Result<Current> {
-    if let Ok(Some(current)) = Current::read(dir) {
-        return Ok(current);
+    match Current::read(dir) {
+        Ok(Some(current)) => return Ok(current),
+        // Another version's is no damage, and not ours to rewrite.
+        Err(fault @ Fault::Format { .. }) => return Err(fault.into()),
+        _ => {}
     }
     let known = generations(dir)?;
     for &generation in known.iter().rev() {

@@ -82,6 +82,12 @@ impl<'a> View<'a> {
         Ok(())
     }
 
+    /// Keys under `prefix` that the group sets, the running plan's own included.
+    pub fn changed<'v>(&'v self, prefix: &'v [u8]) -> impl Iterator<Item = &'v [u8]> {
+        let under = self.changes.range(prefix.to_vec()..).take_while(move |(key, _)| key.starts_with(prefix));
+        under.filter_map(|(key, change)| change.is_some().then_some(key.as_slice()))
+    }
+
     /// The tree's fault for a value that fails its checksum.
     pub fn damaged(&self, key: &[u8]) -> Fault {
         self.tree.damaged(key)

@@ -2,6 +2,8 @@
 
 mod conformance;
 mod embedded;
+mod fleet;
+mod outage;
 mod postgres;
 mod qdrant;
 mod redis;

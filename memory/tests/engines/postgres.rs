@@ -1,14 +1,16 @@
 //! The shared engine, against a real PostgreSQL with pgvector.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use engram_memory::backend::breaker::{BreakerConfig, BreakerState};
+use engram_memory::backend::breaker::BreakerConfig;
 use engram_memory::backend::postgres::{Postgres, PostgresConfig};
 use engram_memory::backend::{Backend, PoolConfig, Secret, Selection, Stored};
 use engram_memory::{Kind, MemoryError, RecordId};
 
 use crate::conformance::{DIM, put, record, scope, stored};
+use crate::fleet::{memory, sees_the_others_writes};
+use crate::outage::{a_pool_that_is_used_up_says_so, opens_the_breaker_and_closes_it};
 use crate::servers::{PASSWORD, Server};
 
 fn server() -> &'static Server {
@@ -110,20 +112,7 @@ fn a_dead_engine_opens_the_breaker_and_a_living_one_closes_it() {
         ..PostgresConfig::at(Secret::new(&*server.url))
     };
     let backend = Postgres::open(&config, ("axes", DIM)).unwrap();
-    let scope = scope();
-    let written = put(&backend, stored(&scope, "x"));
-    server.stop();
-    for _ in 0..2 {
-        let error = backend.get(&scope.partition, written.id, None).unwrap_err();
-        assert!(matches!(error, MemoryError::Backend { retryable: true, .. }), "{error}");
-    }
-    let refused = backend.put(vec![stored(&scope, "y")]).unwrap_err();
-    assert!(matches!(refused, MemoryError::BreakerOpen { backend: "postgres", failures: 2, .. }), "{refused}");
-    assert_eq!(backend.breaker(), BreakerState::Open);
-    server.start_again();
-    std::thread::sleep(Duration::from_millis(120));
-    assert_eq!(backend.get(&scope.partition, written.id, None).unwrap(), Some(written));
-    assert_eq!(backend.breaker(), BreakerState::Closed);
+    opens_the_breaker_and_closes_it(&server, &backend, &|| backend.breaker());
 }
 
 #[test]
@@ -131,15 +120,7 @@ fn a_pool_that_is_used_up_says_so_and_is_no_failure_of_the_engine() {
     let pool = PoolConfig { size: 1, wait: Duration::ZERO };
     let breaker = BreakerConfig { failures: 1, ..BreakerConfig::default() };
     let backend = Postgres::open(&PostgresConfig { pool, breaker, ..config("pool") }, ("axes", DIM)).unwrap();
-    assert_eq!(backend.stats(None).unwrap().pool, Some((0, 1)));
-    let refused = std::thread::scope(|threads| {
-        let workers: Vec<_> =
-            (0..8).map(|_| threads.spawn(|| (0..40).filter_map(|_| backend.health().err()).next())).collect();
-        workers.into_iter().filter_map(|worker| worker.join().unwrap()).next()
-    });
-    let refused = refused.expect("eight threads on one connection").to_string();
-    assert!(refused.contains("all 1 connections were in use for 0 ms: raise `pool_size`"), "{refused}");
-    assert_eq!(backend.breaker(), BreakerState::Closed);
+    a_pool_that_is_used_up_says_so(&backend, &|| backend.breaker());
 }
 
 #[test]
@@ -160,4 +141,12 @@ fn errors_name_the_cure_and_no_secret() {
     check(format!("mysql://u:{PASSWORD}@h/d"), "engram", "`memory.postgres_url`");
     check(good.replace("/postgres", "/nowhere"), "engram", "\"nowhere\" does not exist");
     check(good, "x; DROP", "`memory.postgres_schema`");
+}
+
+#[test]
+fn two_servers_see_each_others_writes_with_a_shared_cache_and_without() {
+    let backend = || Arc::new(Postgres::open(&config("fleet"), ("axes", DIM)).unwrap());
+    sees_the_others_writes(&[memory(backend(), None), memory(backend(), None)], false);
+    let cache = || Arc::new(crate::redis::cache());
+    sees_the_others_writes(&[memory(backend(), Some(cache())), memory(backend(), Some(cache()))], true);
 }

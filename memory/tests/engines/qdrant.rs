@@ -1,16 +1,18 @@
 //! The shared engine Qdrant, against a stand-in (`tests/servers/qdrant_stand_in.py`): no Qdrant can be had here.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use engram_memory::backend::breaker::{BreakerConfig, BreakerState};
+use engram_memory::backend::breaker::BreakerConfig;
 use engram_memory::backend::qdrant::{Qdrant, QdrantConfig};
 use engram_memory::backend::{Backend, Change, PoolConfig, Secret, Selection, Stored};
 use engram_memory::{Kind, MemoryError, RecordId};
 use serde_json::json;
 
 use crate::conformance::{DIM, all, put, record, scope, stored, vector};
+use crate::fleet::{memory, sees_the_others_writes};
+use crate::outage::{a_pool_that_is_used_up_says_so, opens_the_breaker_and_closes_it};
 use crate::servers::{PASSWORD, Server};
 
 fn server() -> &'static Server {
@@ -125,20 +127,7 @@ fn a_dead_engine_opens_the_breaker_and_a_living_one_closes_it() {
     let breaker = BreakerConfig { failures: 2, cooldown: Duration::from_millis(100) };
     let config = QdrantConfig { breaker, ..at(&server, "engram") };
     let backend = Qdrant::open(&config, ("axes", DIM)).unwrap();
-    let scope = scope();
-    let written = put(&backend, stored(&scope, "x"));
-    server.stop();
-    for _ in 0..2 {
-        let error = backend.get(&scope.partition, written.id, None).unwrap_err();
-        assert!(matches!(error, MemoryError::Backend { retryable: true, .. }), "{error}");
-    }
-    let refused = backend.put(vec![stored(&scope, "y")]).unwrap_err();
-    assert!(matches!(refused, MemoryError::BreakerOpen { backend: "qdrant", failures: 2, .. }), "{refused}");
-    assert_eq!(backend.breaker(), BreakerState::Open);
-    server.start_again();
-    std::thread::sleep(Duration::from_millis(120));
-    assert_eq!(backend.get(&scope.partition, written.id, None).unwrap(), Some(written));
-    assert_eq!(backend.breaker(), BreakerState::Closed);
+    opens_the_breaker_and_closes_it(&server, &backend, &|| backend.breaker());
 }
 
 #[test]
@@ -146,15 +135,7 @@ fn a_pool_that_is_used_up_says_so_and_is_no_failure_of_the_engine() {
     let pool = PoolConfig { size: 1, wait: Duration::ZERO };
     let breaker = BreakerConfig { failures: 1, ..BreakerConfig::default() };
     let backend = Qdrant::open(&QdrantConfig { pool, breaker, ..at(server(), "pool") }, ("axes", DIM)).unwrap();
-    assert_eq!(backend.stats(None).unwrap().pool, Some((0, 1)));
-    let refused = std::thread::scope(|threads| {
-        let workers: Vec<_> =
-            (0..8).map(|_| threads.spawn(|| (0..40).filter_map(|_| backend.health().err()).next())).collect();
-        workers.into_iter().filter_map(|worker| worker.join().unwrap()).next()
-    });
-    let refused = refused.expect("eight threads on one connection").to_string();
-    assert!(refused.contains("all 1 connections were in use for 0 ms: raise `pool_size`"), "{refused}");
-    assert_eq!(backend.breaker(), BreakerState::Closed);
+    a_pool_that_is_used_up_says_so(&backend, &|| backend.breaker());
 }
 
 #[test]
@@ -172,5 +153,13 @@ fn errors_name_the_cure_and_no_secret() {
     check(QdrantConfig { api_key: key("a\nhorse"), ..good.clone() }, "`memory.qdrant_api_key`: is no text");
     check(QdrantConfig { url: "http://127.0.0.1:1".into(), ..good.clone() }, "at `memory.qdrant_url`");
     check(QdrantConfig { url: "127.0.0.1:6333".into(), ..good.clone() }, "`memory.qdrant_url`: is not");
-    check(QdrantConfig { collection: "a/b".into(), ..good }, "`memory.qdrant_collection`");
+    check(QdrantConfig { collection: "a/b".into(), ..good }, "`collection`");
+}
+
+#[test]
+fn two_servers_see_each_others_writes_with_a_shared_cache_and_without() {
+    let backend = || Arc::new(open("fleet"));
+    sees_the_others_writes(&[memory(backend(), None), memory(backend(), None)], false);
+    let cache = || Arc::new(crate::redis::cache());
+    sees_the_others_writes(&[memory(backend(), Some(cache())), memory(backend(), Some(cache()))], true);
 }

@@ -24,7 +24,8 @@ fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::start("redis"))
 }
 
-fn cache() -> RedisCache {
+/// A node's cache.
+pub fn cache() -> RedisCache {
     RedisCache::new(config(server())).unwrap()
 }
 

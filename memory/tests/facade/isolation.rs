@@ -42,6 +42,95 @@ fn any_filter() -> impl Strategy<Value = Option<Filter>> {
     prop::option::of(filter.prop_map(|filter| serde_json::from_value(filter).unwrap()))
 }
 
+/// One thing that a tenant does.
+#[derive(Debug, Clone)]
+enum Act {
+    Remember(NewRecord),
+    Search(Query),
+    ForgetAll(Scope),
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => any_record().prop_map(Act::Remember),
+        4 => (any_scope(), any_text(), any_filter()).prop_map(|(scope, text, filter)| {
+            Act::Search(Query { scope, filter, ..query(&text) })
+        }),
+        1 => any_scope().prop_map(Act::ForgetAll),
+    ]
+}
+
+impl Act {
+    fn tenant(&self) -> &str {
+        let scope = match self {
+            Self::Remember(record) => &record.scope,
+            Self::Search(query) => &query.scope,
+            Self::ForgetAll(scope) => scope,
+        };
+        scope.partition.tenant.as_str()
+    }
+}
+
+/// What somebody can learn of one act: what it answers, and the work it is, by which its time is told.
+#[derive(Debug, PartialEq)]
+struct Learnt {
+    hits: Vec<(String, String)>,
+    cached: bool,
+    embedded: usize,
+    cache_hits: [u64; 2],
+    cache_misses: [u64; 2],
+}
+
+fn learn(fixture: &Fixture, act: &Act) -> Learnt {
+    let counts = || {
+        let stats = fixture.memory.stats(None).unwrap();
+        let (embedding, recall) = (stats.embedding_cache, stats.recall_cache);
+        ([embedding.hits, recall.hits], [embedding.misses, recall.misses])
+    };
+    let (embedded, before) = (fixture.embedded(), counts());
+    let (mut hits, mut cached) = (Vec::new(), false);
+    match act {
+        Act::Remember(record) => hits.push((fixture.remember(record.clone()).to_string(), String::new())),
+        Act::Search(query) => {
+            let recall = fixture.search(query);
+            cached = recall.cached;
+            hits.extend(recall.hits.iter().map(|hit| (hit.record.id.to_string(), format!("{:.3}", hit.score))));
+        }
+        Act::ForgetAll(scope) => {
+            let all = engram_memory::backend::Selection::all(scope.clone());
+            let gone = fixture.memory.forget(&engram_memory::backend::Forget::Matching(all)).unwrap();
+            hits.push((gone.to_string(), String::new()));
+        }
+    }
+    let after = counts();
+    let grown = |before: [u64; 2], after: [u64; 2]| [after[0] - before[0], after[1] - before[1]];
+    Learnt {
+        hits,
+        cached,
+        embedded: fixture.embedded() - embedded,
+        cache_hits: grown(before.0, after.0),
+        cache_misses: grown(before.1, after.1),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever others remember, search and forget: each of a tenant's own acts answers the same and is the same work as
+    /// if he were alone. What another has just cached is a miss, and what he cached himself is a hit.
+    #[test]
+    fn nobody_learns_from_answer_or_work_what_another_does(acts in prop::collection::vec(any_act(), 1..60)) {
+        let together = Fixture::new(MemoryConfig::default());
+        let learnt: Vec<Learnt> = acts.iter().map(|act| learn(&together, act)).collect();
+        for tenant in ["acme", "bolt", "acme/coding"] {
+            let alone = Fixture::new(MemoryConfig::default());
+            for (act, learnt) in acts.iter().zip(&learnt).filter(|(act, _)| act.tenant() == tenant) {
+                prop_assert_eq!(&learn(&alone, act), learnt, "{:?}", act);
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

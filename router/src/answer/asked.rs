@@ -15,6 +15,8 @@ pub use crate::remote::Endpoint;
 /// Bytes of JSON text that make about one token: what prices and contexts are estimated by before a tokenizer has
 /// seen the request. English and code come to 3.2 to 4.5.
 const BYTES_A_TOKEN: usize = 4;
+/// What a chat template puts around a message.
+const TOKENS_A_MESSAGE: usize = 6;
 /// Output that is reckoned with where a chat names no bound.
 const EXPECTED_OUTPUT: usize = 1024;
 
@@ -67,6 +69,7 @@ impl Asked {
         };
         let flag = |value: Option<&Value>| value.and_then(Value::as_bool).unwrap_or(false);
         let count = |name: &str| body.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let messages = body.get("messages").and_then(Value::as_array).map_or(0, Vec::len);
         let expected = match endpoint {
             Endpoint::Completions => DEFAULT_MAX_TOKENS,
             Endpoint::Chat => EXPECTED_OUTPUT,
@@ -77,7 +80,7 @@ impl Asked {
             stream: flag(body.get("stream")),
             include_usage: flag(body.get("stream_options").and_then(|options| options.get("include_usage"))),
             choices: count("best_of").or(count("n")).unwrap_or(1).clamp(1, MAX_CHOICES),
-            prompt_tokens: prompt_bytes(&body).div_ceil(BYTES_A_TOKEN),
+            prompt_tokens: prompt_bytes(&body).div_ceil(BYTES_A_TOKEN) + messages * TOKENS_A_MESSAGE,
             output_tokens: count("max_completion_tokens").or(count("max_tokens")).unwrap_or(expected),
             model,
             body,
@@ -213,7 +216,7 @@ mod tests {
     #[test]
     fn sizes_are_estimated_from_what_a_model_reads() {
         let long = read(json!({"messages": [{"role": "user", "content": "x".repeat(4000)}]})).expect("good");
-        assert!((1000..1010).contains(&long.prompt_tokens), "{}", long.prompt_tokens);
+        assert!((1000..1020).contains(&long.prompt_tokens), "{}", long.prompt_tokens);
         let ids = Asked::read(Endpoint::Completions, br#"{"prompt": [1, 2, 3, 4, 5]}"#).expect("good");
         assert_eq!((ids.prompt_tokens, ids.output_tokens), (5, DEFAULT_MAX_TOKENS));
         assert_eq!(ids.prompt(), None);

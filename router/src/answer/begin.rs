@@ -153,18 +153,36 @@ impl Way {
             );
             return Err(Refusal::Fatal(ApiError::new(ErrorCode::NoBackend, message)));
         }
+        // The call is a span of its own: it ends when the answer has begun, or was refused.
+        let mut span = self.caller.trace.as_ref().map(|trace| {
+            let name = || format!("chat {upstream}");
+            self.state.tracer().call(name, trace)
+        });
+        let mut headers = self.headers_for(backend, hops);
+        if let Some(span) = &mut span {
+            span.context().write(&mut headers);
+            span.set("gen_ai.request.model", upstream.to_owned());
+            span.set("server.address", backend.name().to_owned());
+        }
         let call = RemoteCall {
             endpoint: self.asked.endpoint,
             body: self.body_for(backend, upstream),
-            headers: self.headers_for(backend, hops),
+            headers,
             stream: self.asked.stream,
             first_by: self.first_by,
             deadline: self.deadline,
             candidate,
             placed,
         };
-        let answer = self.state.routing().ask(backend, call, failed).await?;
-        Ok(Begun::Remote(Box::new(answer)))
+        match self.state.routing().ask(backend, call, failed).await {
+            Ok(answer) => Ok(Begun::Remote(Box::new(answer))),
+            Err(refusal) => {
+                if let (Some(span), Refusal::Failed(attempt)) = (&mut span, &refusal) {
+                    span.fail(&attempt.code);
+                }
+                Err(refusal)
+            }
+        }
     }
 
     /// The body for another server, with what was recalled.

@@ -23,6 +23,7 @@ use crate::memory::extension::MemoryWish;
 use crate::placement::Placed;
 use crate::request_id::RequestId;
 use crate::routing::{Admission, Bill, Candidate, Plan, Refusal, Report, Target};
+use crate::trace::TraceContext;
 
 /// A body up to this many bytes is parsed where it arrives; a larger one off the threads that serve connections.
 const PARSED_AT_ONCE: usize = 64 << 10;
@@ -35,6 +36,8 @@ pub struct Caller {
     pub facts: Facts,
     /// The request's id.
     pub id: RequestId,
+    /// Its place in a trace.
+    pub trace: Option<TraceContext>,
     /// The request's headers.
     pub headers: HeaderMap,
 }
@@ -71,6 +74,10 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
     }
     let table = state.routing().table();
     let plan = Plan::new(&asked, &table, state.models(), &caller.tenant)?;
+    caller.facts.note(|served| {
+        let first = plan.candidates.first().map(|candidate| candidate.model.clone());
+        served.asked = asked.model.clone().or(first);
+    });
     let mut way = Way::new(state, caller, asked, received)?;
     way.recall(&plan).await?;
     let cache = match way.look(&plan).await? {
@@ -159,6 +166,7 @@ impl Way {
                 Err(Refusal::Fatal(error)) => return Err(error),
             }
         }
+        self.caller.facts.note(|served| served.attempts = report.attempts() as u64);
         // Where the engine here was the only one asked, its own words and status are the best.
         match own.filter(|_| report.failed.len() == 1 && report.left_out.is_empty()) {
             Some(error) => Err(error),

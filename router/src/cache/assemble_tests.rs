@@ -115,7 +115,7 @@ fn a_replay_reads_as_a_stream_does() {
     assert_eq!(others.len(), 2 + 3, "600 bytes in pieces of 256, an opening and an end");
     assert!(replay(&answer, false).iter().all(|chunk| chunk.get("usage").is_none()));
     let vectors = json!({"data": [{"embedding": [1.0]}], "usage": usage()});
-    assert!(replay(&*Answer::whole(Endpoint::Embeddings, 1, vectors).expect("whole"), true).is_empty());
+    assert!(replay(&Answer::whole(Endpoint::Embeddings, 1, vectors).expect("whole"), true).is_empty());
 }
 
 fn calls() -> impl Strategy<Value = Vec<Value>> {

@@ -38,6 +38,10 @@ Examples:
 Once there is a key, every request but those to /health, /ready and /openapi.json needs one.")]
     Create(Box<CreateArgs>),
     /// All keys, by their first characters
+    #[command(after_help = "\
+Examples:
+  engram keys list
+  engram keys list --json | jq '.data[] | select(.expired) | .name'")]
     List(StoreArgs),
     /// Make a new key in place of one
     #[command(after_help = "\
@@ -54,6 +58,10 @@ Examples:
         store: StoreArgs,
     },
     /// End a key, and the streams that run by it
+    #[command(after_help = "\
+Examples:
+  engram keys revoke ci
+  engram keys revoke 1581db062a4519de      by its id")]
     Revoke {
         /// Name or id
         key: String,

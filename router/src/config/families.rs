@@ -212,6 +212,8 @@ pub static BACKENDS: Family = Family {
             "0",
             "a first token later than this counts as a failure; 0: none does",
         ),
+        key("portkey_api_key", Kind::Secret, "", "x-portkey-api-key: the account at the hosted gateway"),
+        key("portkey_api_key_file", Kind::Path, "", "a file that holds it"),
         key("portkey_provider", Kind::Text, "", "x-portkey-provider: openai, anthropic, @slug"),
         key("portkey_config", Kind::Secret, "", "x-portkey-config: an id, or a config as JSON"),
         key("portkey_config_file", Kind::Path, "", "a file that holds it"),

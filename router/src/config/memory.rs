@@ -127,7 +127,8 @@ impl MemorySettings {
 }
 
 /// Reads the section, and checks what concerns several of its keys at once.
-pub(super) fn build(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemorySettings {
+pub(super) fn build(get: &Getter<'_>, errors: &mut Vec<ConfigError>, warnings: &mut Vec<String>) -> MemorySettings {
+    warnings.extend(without_effect(get));
     let domain = Name::new("domain", get.text("memory.domain")).unwrap_or_else(|error| {
         errors.push(get.bad("memory.domain", error.to_string()));
         Scope::default_domain()
@@ -200,6 +201,25 @@ fn backend(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> MemoryBackend {
         }
         _ => MemoryBackend::Embedded,
     }
+}
+
+/// Keys that were set for another backend than the chosen one.
+fn without_effect(get: &Getter<'_>) -> Vec<String> {
+    const OF: [(&str, &str); 5] = [
+        ("memory.postgres_url", "postgres"),
+        ("memory.postgres_schema", "postgres"),
+        ("memory.postgres_pool", "postgres"),
+        ("memory.qdrant_url", "qdrant"),
+        ("memory.qdrant_api_key", "qdrant"),
+    ];
+    let backend = get.text("memory.backend");
+    let others = OF.into_iter().filter(|(key, of)| *of != backend && get.is_set(key));
+    let told = others.map(|(key, of)| {
+        format!(
+            "`{key}` has no effect: `memory.backend` is \"{backend}\"; set that to \"{of}\" to use it, or remove this key"
+        )
+    });
+    told.collect()
 }
 
 /// `team-a recall=auto remember=session project=web`; what it does not say is as for all keys.

@@ -28,6 +28,8 @@ pub enum BackendKind {
 /// What a Portkey gateway is told with each request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortkeyConfig {
+    /// `x-portkey-api-key`; the backend's `api_key` is the provider's, and goes on to the provider.
+    pub api_key: Option<Secret>,
     /// `x-portkey-provider`
     pub provider: Option<String>,
     /// `x-portkey-config`: an id, or a config as one line of JSON.
@@ -324,6 +326,7 @@ fn kind(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> BackendKind {
 
 fn portkey(get: &Getter<'_>, errors: &mut Vec<ConfigError>) -> PortkeyConfig {
     PortkeyConfig {
+        api_key: sendable(get, "portkey_api_key", errors),
         provider: get.optional_text("portkey_provider"),
         config: get.secret("portkey_config").and_then(|config| match one_line(config.expose()) {
             Ok(line) => Some(Secret::new(line)),

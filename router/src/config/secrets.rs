@@ -4,34 +4,13 @@
 //! secrets of containers, and `ENGRAM_..._FILE` variables.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
+
+pub use engram_memory::backend::Secret;
 
 use super::file::read_capped;
 use super::value::Kind;
 use super::{ConfigError, Entry, Origin, Raw, Value};
-
-/// A key or password: printed as `***` wherever it goes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The plain text; call it only where it is compared or sent.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "***")
-    }
-}
 
 /// Reads a file of keys: one a line; empty lines and lines that begin with `#` do not count.
 pub(super) fn read_keys_file(path: &Path) -> Result<Vec<Secret>, String> {

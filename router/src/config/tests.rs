@@ -294,6 +294,31 @@ fn a_key_has_its_own_memory_defaults() {
 }
 
 #[test]
+fn an_engine_that_is_set_up_and_not_chosen_is_warned_about() {
+    let check = |text: &str, expected: &[&str]| {
+        let warnings = resolve_text(text, &[]).unwrap().warnings;
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        assert!(warnings.iter().zip(expected).all(|(warning, start)| warning.starts_with(start)), "{warnings:?}");
+    };
+    let url = "postgres_url = \"postgres://a:b@h/d\"";
+    check(
+        &format!("[memory]\n{url}"),
+        &[
+            "`memory.postgres_url` has no effect: `memory.backend` is \"embedded\"; set that to \"postgres\" to use it, or",
+        ],
+    );
+    check(&format!("[memory]\nbackend = \"postgres\"\n{url}\npostgres_pool = 3"), &[]);
+    check(
+        &format!("[memory]\nbackend = \"qdrant\"\nqdrant_url = \"http://h:6333\"\n{url}\npostgres_pool = 3"),
+        &[
+            "`memory.postgres_url` has no effect: `memory.backend` is \"qdrant\"",
+            "`memory.postgres_pool` has no effect",
+        ],
+    );
+    check("[memory]\nredis_url = \"redis://h:6379\"", &[]);
+}
+
+#[test]
 fn what_show_prints_is_a_config_file_with_the_same_values() {
     let resolved = resolve_text(
         "[engine]\nkv_memory = \"1.5GiB\"\n[model]\ndevice = \"cuda:3\"\nname = \"a \\\"b\\\" \\\\ c\"",

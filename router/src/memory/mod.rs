@@ -10,6 +10,7 @@ pub mod extension;
 pub mod metrics;
 mod opened;
 mod pool;
+mod reembed;
 mod service;
 mod store;
 pub mod wire;
@@ -17,6 +18,7 @@ pub mod wire;
 pub use embedder::EncoderEmbedder;
 pub use opened::{CacheCounts, Opened, manifests};
 pub use pool::Pool;
+pub use reembed::{LoadEncoder, Reembedding, Reembeddings, RunState};
 pub use service::{MemoryService, Operation};
 pub use store::{MemoryStore, SnapshotReport};
 

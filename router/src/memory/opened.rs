@@ -1,16 +1,17 @@
 //! The memory of this process behind its doors: the facade over a backend, and what only the embedded one can do.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use engram_memory::backend::embedded::Embedded;
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::{Manifest, ManifestStore, ORIGIN};
+use engram_memory::ingest::{Manifest, ManifestStore, ORIGIN, Part};
 use engram_memory::{
-    Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Provenance, Query, Recall, Record,
-    RecordId, Result, Scope, Timestamp,
+    Embedder, Kind, Memory, MemoryError, MemoryObserver, NewRecord, Partition, Patch, Provenance, Query, Recall,
+    Record, RecordId, Result, Scope, Timestamp,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -18,6 +19,8 @@ use crate::metrics::Metrics;
 
 /// Partitions that self-checks take turns with; past it they look at those only.
 const MAX_CHECKED: usize = 64;
+/// Records embedded together where that is done anew: a search waits for one batch at most.
+const BATCH: usize = 32;
 /// Neighbours that a self-check compares.
 const CHECKED_K: usize = 10;
 
@@ -38,6 +41,13 @@ impl Opened {
     pub fn new(memory: Memory, embedded: Option<Arc<Embedded>>, dir: &Path) -> Self {
         let manifests = embedded.as_ref().map(|_| manifests(dir));
         Self { memory, embedded, manifests, searched: Mutex::default() }
+    }
+
+    /// The embedded backend; `otherwise` says why only that can do it.
+    fn embedded(&self, otherwise: &str) -> Result<&Arc<Embedded>> {
+        self.embedded
+            .as_ref()
+            .ok_or_else(|| MemoryError::Invalid { field: "memory.backend".into(), message: otherwise.into() })
     }
 
     /// Forgets that what is about to be forgotten was indexed: the next run asks what is there.
@@ -101,8 +111,12 @@ impl MemoryStore for Opened {
         self.manifests.as_ref().map_or(Ok(None), |manifests| manifests.load(scope))
     }
 
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
-        self.manifests.as_ref().map_or(Ok(()), |manifests| manifests.save(scope, manifest))
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()> {
+        match (&self.manifests, part) {
+            (None, _) => Ok(()),
+            (Some(manifests), None) => manifests.save(scope, manifest),
+            (Some(manifests), Some(part)) => manifests.save_part(scope, part, manifest),
+        }
     }
 
     fn forget(&self, what: &Forget) -> Result<u64> {
@@ -115,12 +129,8 @@ impl MemoryStore for Opened {
     }
 
     fn snapshot(&self, path: &Path) -> Result<SnapshotReport> {
-        let Some(embedded) = &self.embedded else {
-            return Err(MemoryError::Invalid {
-                field: "memory.backend".into(),
-                message: "a shared engine is backed up with its own tools: snapshots are the embedded memory's".into(),
-            });
-        };
+        let embedded =
+            self.embedded("a shared engine is backed up with its own tools: snapshots are the embedded memory's")?;
         let contents = embedded.snapshot(path)?;
         let sized = |source| MemoryError::Io { action: "look at", path: path.to_owned(), source };
         let bytes = std::fs::metadata(path).map_err(sized)?.len();
@@ -145,6 +155,25 @@ impl MemoryStore for Opened {
 
     fn expire(&self) -> Result<u64> {
         self.memory.expire(Timestamp::now())
+    }
+
+    fn upkeep(&self) -> Result<()> {
+        self.memory.upkeep()
+    }
+
+    fn encoder(&self) -> String {
+        self.memory.embedder().name().to_owned()
+    }
+
+    fn reembed(&self, embedder: Arc<dyn Embedder>, go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<bool> {
+        let embedded =
+            self.embedded("a shared engine keeps another encoder's records apart: index and remember them again")?;
+        let Some(mut run) = embedded.begin_reembed(embedder.as_ref(), BATCH)? else { return Ok(true) };
+        if run.embed(go_on)? {
+            self.memory.switch_encoder(Arc::clone(&embedder), || run.switch())?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 }
 

@@ -2,16 +2,17 @@
 //! share with the query. The real one is tested in its own crate, and over HTTP with everything that belongs to it.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::Manifest;
+use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
-    Feedback, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
-    Result, Scope, SignalScores, Timestamp, content_hash,
+    Embedder, Hit, Lifetime, MemoryError, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId,
+    Result, Scope, SignalScores, Timestamp,
 };
 
 use super::store::{Count, MemoryStore, SnapshotReport};
@@ -21,6 +22,7 @@ use super::store::{Count, MemoryStore, SnapshotReport};
 pub struct Scripted {
     records: Mutex<Vec<Record>>,
     manifests: Mutex<Vec<(Scope, Manifest)>>,
+    encoder: Mutex<String>,
     /// The next operation fails.
     pub fail: AtomicBool,
     /// Every operation takes so long.
@@ -76,20 +78,11 @@ impl MemoryStore for Scripted {
                     Lifetime::OfKind | Lifetime::Forever => None,
                 };
                 let record = Record {
-                    id,
-                    scope: new.scope,
-                    kind: new.kind,
-                    content_hash: content_hash(&new.content),
-                    content: new.content,
                     metadata: new.metadata,
                     provenance: new.provenance,
-                    created: now,
-                    updated: now,
                     expires,
-                    version: 1,
-                    seen: 1,
                     pinned: new.pinned,
-                    feedback: Feedback::default(),
+                    ..Record::new(new.scope, new.kind, new.content, now)
                 };
                 all.push(record.clone());
                 Written::Created(record)
@@ -187,8 +180,9 @@ impl MemoryStore for Scripted {
         Ok(kept.iter().find(|(of, _)| of == scope).map(|(_, manifest)| manifest.clone()))
     }
 
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()> {
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()> {
         self.turn()?;
+        assert!(part.is_none(), "parts are put together by the real store, in its own tests");
         let mut kept = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(of, _)| of != scope);
         kept.push((scope.clone(), manifest.clone()));
@@ -222,5 +216,25 @@ impl MemoryStore for Scripted {
     fn expire(&self) -> Result<u64> {
         self.turn()?;
         Ok(0)
+    }
+
+    fn upkeep(&self) -> Result<()> {
+        self.turn()
+    }
+
+    fn encoder(&self) -> String {
+        self.encoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn reembed(&self, embedder: Arc<dyn Embedder>, go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<bool> {
+        let count = self.records().len() as u64;
+        for done in 1..=count {
+            self.turn()?;
+            if go_on(done).is_break() {
+                return Ok(false);
+            }
+        }
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = embedder.name().to_owned();
+        Ok(true)
     }
 }

@@ -8,6 +8,7 @@ use engram_memory::{Kind, MemoryError};
 use tokio::sync::{Notify, watch};
 
 use super::pool::{Pool, PoolError};
+use super::reembed::{Reembedding, Reembeddings};
 use super::store::MemoryStore;
 use crate::config::MemorySettings;
 use crate::error::{ApiError, ErrorCode};
@@ -54,6 +55,7 @@ struct Inner {
     pending: watch::Sender<usize>,
     /// Somebody asked while it was not open yet.
     wanted: Notify,
+    reembeddings: Reembeddings,
 }
 
 /// The memory behind all doors. Cheap to clone.
@@ -75,6 +77,7 @@ impl MemoryService {
             metrics,
             pending: watch::Sender::new(0),
             wanted: Notify::new(),
+            reembeddings: Reembeddings::default(),
         }))
     }
 
@@ -91,6 +94,21 @@ impl MemoryService {
     /// There is none, for this reason.
     pub fn shut(&self, reason: &str) {
         *self.0.slot.write().unwrap_or_else(PoisonError::into_inner) = Slot::Shut(reason.into());
+    }
+
+    /// Whether there is one.
+    pub fn is_open(&self) -> bool {
+        matches!(&*self.0.slot.read().unwrap_or_else(PoisonError::into_inner), Slot::Open(_))
+    }
+
+    /// Runs of embedding it anew.
+    pub fn reembeddings(&self) -> &Reembeddings {
+        &self.0.reembeddings
+    }
+
+    /// Begins to embed it with the encoder of this name, which then takes over; it serves meanwhile.
+    pub fn reembed(&self, encoder: &str) -> Result<Reembedding, ApiError> {
+        self.0.reembeddings.start(self.store()?, encoder)
     }
 
     /// What is configured.
@@ -174,6 +192,7 @@ impl MemoryService {
 
     /// Lets go of the memory: nothing new is taken, its files are closed when the last operation ends.
     pub fn close(&self) {
+        self.0.reembeddings.stop();
         self.shut("the server stops");
     }
 
@@ -188,7 +207,7 @@ impl MemoryService {
         };
         // A slow engine must not hold a scrape up; its last sizes stay.
         // Nor must it have an encoder fetched that nobody asked for.
-        if !matches!(&*self.0.slot.read().unwrap_or_else(PoisonError::into_inner), Slot::Open(_)) {
+        if !self.is_open() {
             return;
         }
         let asked = tokio::time::timeout(Duration::from_secs(2), self.try_run(|store| store.stats(None))).await;
@@ -197,7 +216,7 @@ impl MemoryService {
         }
     }
 
-    /// Expires records once a minute, and compares the index with exact search as often as is configured, until
+    /// Expires records and looks after the files once a minute, and compares the index with exact search as often as is configured, until
     /// the memory is closed.
     pub async fn maintain(self) {
         const TICK: Duration = Duration::from_secs(60);
@@ -211,10 +230,14 @@ impl MemoryService {
             if closed {
                 return;
             }
-            if let Err(error) = self.try_run(|store| store.expire()).await
-                && error.code() == ErrorCode::Internal
+            for outcome in
+                [self.try_run(|store| store.expire().map(drop)).await, self.try_run(|store| store.upkeep()).await]
             {
-                error.log();
+                if let Err(error) = outcome
+                    && error.code() == ErrorCode::Internal
+                {
+                    error.log();
+                }
             }
             since_check += TICK;
             if self.settings().self_check.is_none_or(|every| since_check < every) {

@@ -1,11 +1,13 @@
 //! What the doors need of a memory; the one that is opened at start gives it, a scripted one in tests fails on cue.
 
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use engram_memory::backend::{BackendStats, Forget, Selection, Written};
-use engram_memory::ingest::Manifest;
+use engram_memory::ingest::{Manifest, Part};
 use engram_memory::{
-    NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId, Result, Scope, Timestamp,
+    Embedder, NewRecord, Partition, Patch, Provenance, Query, Recall, Record, RecordId, Result, Scope, Timestamp,
 };
 use serde::Serialize;
 
@@ -40,8 +42,8 @@ pub trait MemoryStore: Send + Sync {
     /// What was indexed of a scope, if that is known.
     fn manifest(&self, scope: &Scope) -> Result<Option<Manifest>>;
 
-    /// Keeps what was indexed of a scope. It goes when any record of it is forgotten.
-    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest) -> Result<()>;
+    /// Keeps what was indexed of a scope, or a part of that. It goes when any record of it is forgotten.
+    fn keep_manifest(&self, scope: &Scope, manifest: &Manifest, part: Option<&Part>) -> Result<()>;
 
     /// Changes a record.
     fn update(&self, partition: &Partition, id: RecordId, patch: Patch) -> Result<Record>;
@@ -64,4 +66,14 @@ pub trait MemoryStore: Send + Sync {
 
     /// Removes what has expired; how many records went.
     fn expire(&self) -> Result<u64>;
+
+    /// Work that can wait for a quiet moment.
+    fn upkeep(&self) -> Result<()>;
+
+    /// Name of the encoder whose vectors are searched.
+    fn encoder(&self) -> String;
+
+    /// Embeds everything with another encoder while serving, and then goes on with that one. `go_on` hears how many
+    /// records are done and may end it; whether it came to its end.
+    fn reembed(&self, embedder: Arc<dyn Embedder>, go_on: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<bool>;
 }

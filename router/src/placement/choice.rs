@@ -183,7 +183,7 @@ mod tests {
             let mut placed = Vec::new();
             let mut members = Vec::new();
             for step in 0..requests as u64 {
-                if mix(step, leave) % 3 == 0 && !placed.is_empty() {
+                if mix(step, leave).is_multiple_of(3) && !placed.is_empty() {
                     let node: usize = placed.swap_remove(mix(leave, step) as usize % placed.len());
                     seats[node].load -= 1;
                 }

@@ -127,11 +127,16 @@ pub(super) fn headers(settings: &RemoteSettings) -> Result<HeaderMap, RemoteErro
             }
         }
     }
-    let chosen = portkey.provider.is_some() || portkey.virtual_key.is_some() || portkey.config.is_some();
+    // An account may say it in the model's name: `@provider/model`.
+    let chosen = portkey.provider.is_some()
+        || portkey.virtual_key.is_some()
+        || portkey.config.is_some()
+        || portkey.api_key.is_some();
     if !chosen {
         return Err(settings.invalid(
             "kind",
-            "a Portkey gateway must be told where to go: set `portkey_provider`, `portkey_config` or `portkey_virtual_key`",
+            "a Portkey gateway must be told where to go: set `portkey_provider`, `portkey_config`, `portkey_virtual_key` or \
+             `portkey_api_key`",
         ));
     }
     Ok(headers)

@@ -51,9 +51,10 @@ impl Estimate {
         let to_read = (stats.backlog_tokens + prompt) as f64;
         // Prompts are read in chunks beside the running streams, so each chunk pays for a step and its decodes.
         let steps = (to_read / stats.prefill_budget.max(16) as f64).ceil();
-        let step = fixed + decode * stats.running as f64;
+        // What is fixed and what a decode costs are hard to tell apart on a quiet machine: one decode always counts.
+        let step = fixed + decode * stats.running.max(1) as f64;
         let first = to_read * prefill + steps * step;
-        let rest = output.saturating_sub(1) as f64 * (step + decode);
+        let rest = output.saturating_sub(1) as f64 * (fixed + decode * (stats.running + 1) as f64);
         let seconds = |seconds: f64| Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0));
         Some(Self { first_token: seconds(first), whole: seconds(first + rest) })
     }
@@ -144,7 +145,7 @@ mod tests {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e3).round();
         let idle = Estimate::of(&stats(0, 0), 100, 11).expect("measured");
         // One chunk: 100 tokens at half a millisecond and one step; then ten steps of one decode.
-        assert_eq!((ms(idle.first_token), ms(idle.whole)), (60.0, 170.0));
+        assert_eq!((ms(idle.first_token), ms(idle.whole)), (61.0, 171.0));
         let busy = Estimate::of(&stats(900, 10), 100, 11).expect("measured");
         assert_eq!(ms(busy.first_token), 1000.0 * 0.5 + 10.0 * 20.0);
         assert!(busy.whole > busy.first_token);

@@ -267,13 +267,11 @@ fn remote_settings(config: &BackendConfig) -> RemoteSettings {
     let (kind, portkey) = match &config.kind {
         BackendKind::Peer => (RemoteKind::Peer, PortkeySettings::default()),
         BackendKind::OpenAiCompatible => (RemoteKind::OpenAiCompatible, PortkeySettings::default()),
-        BackendKind::Portkey(portkey) => (RemoteKind::Portkey, portkey_settings(config, portkey)),
+        BackendKind::Portkey(portkey) => (RemoteKind::Portkey, portkey_settings(portkey)),
     };
-    // A gateway's key is its own header; the provider's goes through `headers`.
-    let api_key = config.api_key.clone().filter(|_| kind != RemoteKind::Portkey);
     let header = |(name, value): &(axum::http::HeaderName, config::Secret)| format!("{name}: {}", value.expose());
     RemoteSettings {
-        api_key,
+        api_key: config.api_key.clone(),
         headers: config.headers.iter().map(header).collect(),
         ca_file: config.ca_file.clone(),
         connect_timeout: config.connect_timeout,
@@ -286,9 +284,9 @@ fn remote_settings(config: &BackendConfig) -> RemoteSettings {
     }
 }
 
-fn portkey_settings(config: &BackendConfig, portkey: &PortkeyConfig) -> PortkeySettings {
+fn portkey_settings(portkey: &PortkeyConfig) -> PortkeySettings {
     PortkeySettings {
-        api_key: config.api_key.clone(),
+        api_key: portkey.api_key.clone(),
         provider: portkey.provider.clone(),
         config: portkey.config.as_ref().map(|config| config.expose().to_owned()),
         virtual_key: portkey.virtual_key.clone(),

@@ -218,16 +218,16 @@ impl<'a> Rule<'a> {
 
     /// Who has this model: the engine here, peers, hosted ones.
     fn candidates(&self, name: Option<&str>, table: &Table, models: &Models) -> Vec<Candidate> {
-        let mut found = Vec::new();
-        if self.local != LocalUse::Never
-            && let Ok(model) = models.find(name)
-        {
-            found.push(Candidate { model: model.id.clone(), target: Target::Local(model) });
-        }
-        let Some(name) = name.map(str::to_owned).or_else(|| found.first().map(|first| first.model.clone())) else {
+        let own = models.find(name).ok();
+        // Others know a model by its id, not by the aliases that it has here.
+        let Some(name) = own.as_ref().map(|model| model.id.clone()).or_else(|| name.map(str::to_owned)) else {
             // A node without a model of its own stands for what its peers serve.
             return self.of_peers(table);
         };
+        let mut found = Vec::new();
+        if let Some(model) = own.filter(|_| self.local != LocalUse::Never) {
+            found.push(Candidate { model: name.clone(), target: Target::Local(model) });
+        }
         let mut remote = table.having(&name);
         // One's own machines first; among equals the order of the configuration.
         remote.sort_by_key(|(backend, _)| backend.is_hosted());

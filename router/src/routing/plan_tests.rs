@@ -11,6 +11,7 @@ models = ["alphabet", "big"]
 
 [backends.gate]
 kind = "portkey"
+portkey_provider = "openai"
 url = "http://127.0.0.1:2/v1"
 
 [backends.other]
@@ -74,7 +75,7 @@ fn a_request_becomes_an_ordered_list() {
         (json!({"model": "speed"}), "speed = local:alphabet east:alphabet other:small east:big gate:big other:big"),
         (json!({"route": "speed"}), "speed = local:alphabet east:alphabet other:small east:big gate:big other:big"),
         (json!({"route": "best"}), "best = east:alphabet gate:dear east:big gate:big other:big local:alphabet"),
-        (json!({"route": "away"}), "away = gate:big other:big east:big"),
+        (json!({"route": "away"}), "away = east:big gate:big other:big"),
         (json!({"route": "here"}), "here = local:alphabet east:alphabet"),
         (json!({"route": "speed", "model": "dear"}), "speed = gate:dear other:small east:big gate:big other:big"),
         (json!({"route": ["small", "alphabet"]}), "list = local:alphabet other:small east:alphabet"),

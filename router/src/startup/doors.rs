@@ -103,7 +103,9 @@ mod tests {
     use super::*;
     use crate::config::{FlagValue, Sources, resolve};
 
-    fn find(settings: &[(&'static str, &str)]) -> anyhow::Result<Addresses> {
+    type Settings<'a> = &'a [(&'static str, &'a str)];
+
+    fn find(settings: Settings<'_>) -> anyhow::Result<Addresses> {
         let env = BTreeMap::from([("HOME".to_owned(), "/home/ada".to_owned())]);
         let flag = |(key, text): &(&'static str, &str)| FlagValue { key, flag: "--test", text: (*text).to_owned() };
         let flags = settings.iter().map(flag).collect();
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_admin_door_is_apart_once_strangers_reach_the_api() {
-        let table: &[(&[(&'static str, &str)], Option<&str>)] = &[
+        let table: &[(Settings<'_>, Option<&str>)] = &[
             (&[], None),
             (&[("server.host", "::1")], None),
             (&[("server.host", "0.0.0.0")], Some("127.0.0.1:8081")),

@@ -20,7 +20,7 @@ use engram_models::EncoderHandle;
 
 use crate::backend::Encoders;
 use crate::config::{Config, MemoryBackend, MemorySettings};
-use crate::memory::{CacheCounts, EncoderEmbedder, MemoryService, Opened};
+use crate::memory::{CacheCounts, EncoderEmbedder, LoadEncoder, MemoryService, Opened};
 use crate::metrics::Metrics;
 
 /// The memory's doors; what is behind them is opened in the background.
@@ -29,6 +29,7 @@ pub fn start(config: &Config, encoders: Encoders, metrics: Arc<Metrics>) -> Memo
     if !config.memory.enabled {
         return service;
     }
+    service.reembeddings().load_by(loader(config));
     let (opening, config) = (service.clone(), config.clone());
     tokio::spawn(async move {
         if encoders.facts().is_some_and(|facts| facts.state == "absent") {
@@ -67,40 +68,41 @@ pub fn open(config: &Config, encoder: EncoderHandle, metrics: &Arc<Metrics>) -> 
     let settings = &config.memory;
     let id = EncoderId { name: encoder.encoder().name().to_owned(), dim: encoder.encoder().dim() };
     let shared = shared_cache(settings)?;
-    let mut facade = memory_config(settings);
     let (backend, embedded): (Arc<dyn Backend>, _) = match &settings.backend {
         MemoryBackend::Embedded => {
             let embedded = Arc::new(Embedded::open(&settings.dir, Some(&id), embedded_config(settings))?);
             (Arc::clone(&embedded) as Arc<dyn Backend>, Some(embedded))
         }
         MemoryBackend::Postgres { url, schema, pool } => {
-            if shared.is_none() {
-                // Nothing else tells of the other servers' writes.
-                facade.caches.recall_bytes = 0;
-            }
-            let mut postgres = PostgresConfig::at(engine_secret(url));
+            let mut postgres = PostgresConfig::at(url.clone());
             postgres.schema.clone_from(schema);
             postgres.pool.size = u32::try_from(*pool).unwrap_or(u32::MAX);
             postgres.ef_search = u32::try_from(settings.ef_search).unwrap_or(u32::MAX).min(1000);
             (Arc::new(Postgres::open(&postgres, (&id.name, id.dim))?), None)
         }
         MemoryBackend::Qdrant { url, api_key } => {
-            if shared.is_none() {
-                facade.caches.recall_bytes = 0; // as above
-            }
             let mut qdrant = QdrantConfig::at(url.as_str());
-            qdrant.api_key = api_key.as_ref().map(engine_secret);
+            qdrant.api_key = api_key.clone();
             qdrant.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
             (Arc::new(Qdrant::open(&qdrant, (&id.name, id.dim))?), None)
         }
     };
-    let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), facade)?
+    let mut memory = Memory::with_backend(backend, Arc::new(EncoderEmbedder::new(encoder)), memory_config(settings))?
         .redacted_by(Arc::new(SecretRules))
         .observed_by(Arc::new(CacheCounts(Arc::clone(metrics))));
     if let Some(cache) = shared {
         memory = memory.sharing(cache);
     }
     Ok(Opened::new(memory, embedded, &settings.dir))
+}
+
+/// Loads the encoder that the memory is to be embedded with anew.
+fn loader(config: &Config) -> LoadEncoder {
+    let options = super::pull_options(config, false);
+    Box::new(move |name| {
+        let handle = Encoders::new(name, options.clone()).wait()?;
+        Ok(Arc::new(EncoderEmbedder::new(handle)))
+    })
 }
 
 /// The configured encoder and what the store calls it, loaded or fetched now; for commands, with progress.
@@ -118,13 +120,9 @@ pub fn embedded_config(settings: &MemorySettings) -> EmbeddedConfig {
 
 fn shared_cache(settings: &MemorySettings) -> anyhow::Result<Option<Arc<dyn SharedCache>>> {
     let Some(url) = &settings.redis_url else { return Ok(None) };
-    let mut redis = RedisConfig::at(engine_secret(url));
+    let mut redis = RedisConfig::at(url.clone());
     redis.pool.size = u32::try_from(settings.workers).unwrap_or(u32::MAX);
     Ok(Some(Arc::new(RedisCache::new(redis)?)))
-}
-
-fn engine_secret(secret: &crate::config::Secret) -> engram_memory::backend::Secret {
-    engram_memory::backend::Secret::new(secret.expose())
 }
 
 fn memory_config(settings: &MemorySettings) -> MemoryConfig {

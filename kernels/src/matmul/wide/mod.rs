@@ -43,8 +43,8 @@ pub(super) trait Wide {
     unsafe fn store_float(x: Self::Float, dst: *mut f32);
     /// Sixteen f16, widened.
     unsafe fn load_half(src: *const u8) -> Self::Float;
-    /// Sixteen bf16, widened.
-    unsafe fn load_brain(src: *const u8) -> Self::Float;
+    /// Sixteen pairs of bf16, widened: the even columns, then the odd.
+    unsafe fn load_brains(src: *const u8) -> [Self::Float; 2];
     /// Sixteen u8 as numbers.
     unsafe fn load_unsigned(src: *const u8) -> Self::Float;
     /// Sixteen i8 as numbers.

@@ -122,13 +122,14 @@ impl Wide for Ymm {
     }
 
     #[inline(always)]
-    unsafe fn load_brain(src: *const u8) -> Self::Float {
+    unsafe fn load_brains(src: *const u8) -> [Self::Float; 2] {
         // A bf16 is the upper half of an f32.
-        // SAFETY: see the type; the caller has 32 bytes there.
-        both!(h => unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(src.add(16 * h).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        })
+        // SAFETY: see the type; the caller has 64 bytes there.
+        unsafe {
+            let pairs = both!(h => _mm256_loadu_si256(src.add(32 * h).cast()));
+            let even = both!(h => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[h])));
+            [even, both!(h => _mm256_castsi256_ps(_mm256_and_si256(pairs[h], _mm256_set1_epi32(-0x1_0000))))]
+        }
     }
 
     #[inline(always)]

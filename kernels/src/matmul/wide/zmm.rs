@@ -102,12 +102,13 @@ impl Wide for Zmm {
     }
 
     #[inline(always)]
-    unsafe fn load_brain(src: *const u8) -> __m512 {
+    unsafe fn load_brains(src: *const u8) -> [__m512; 2] {
         // A bf16 is the upper half of an f32.
-        // SAFETY: see the type; the caller has 32 bytes there.
+        // SAFETY: see the type; the caller has 64 bytes there.
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            let pairs = _mm512_loadu_si512(src.cast());
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(-0x1_0000));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
         }
     }
 

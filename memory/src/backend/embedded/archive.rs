@@ -13,13 +13,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::encoder::Encoders;
-use super::{Embedded, EncoderId, FORMAT};
+use super::{Embedded, EncoderId};
 use crate::backend::Backend;
 use crate::error::{MemoryError, Result};
 use crate::record::Timestamp;
 use crate::store::batch::{self, Op};
 use crate::store::fault::{Fault, io_fault, sync_dir};
-use crate::store::{Store, StoreConfig, keys};
+use crate::store::{FORMAT, Store, StoreConfig, keys};
 
 const MAGIC: &[u8; 8] = b"ENGRSNP1";
 /// Pairs of one section, bytes.
@@ -107,7 +107,7 @@ impl Embedded {
 /// Makes a memory in `into`, which must not hold one, of the snapshot at `path`.
 ///
 /// # Errors
-/// [`MemoryError::Corrupt`] naming the snapshot if it was cut or changed, [`MemoryError::Format`] if it is of a newer
+/// [`MemoryError::Corrupt`] naming the snapshot if it was cut or changed, [`MemoryError::Format`] if it is of another
 /// version, [`MemoryError::Invalid`] if `into` is not empty; then nothing was made.
 pub fn restore(path: &Path, into: &Path) -> Result<Contents> {
     if into.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
@@ -115,9 +115,6 @@ pub fn restore(path: &Path, into: &Path) -> Result<Contents> {
         return Err(MemoryError::Invalid { field: "into".to_owned(), message });
     }
     let contents = read(path, |_| Ok(()))?;
-    if contents.format > FORMAT {
-        return Err(MemoryError::Format { path: path.to_owned(), found: contents.format, known: FORMAT });
-    }
     let aside = beside(into);
     if aside.exists() {
         std::fs::remove_dir_all(&aside).map_err(io_fault("remove", &aside))?;
@@ -214,7 +211,11 @@ fn read(path: &Path, mut each: impl FnMut(Vec<Op>) -> Result<()>) -> Result<Cont
         }
         Ok(payload)
     };
-    let contents = serde_json::from_slice(&section()?).map_err(|_| damaged("its first section says nothing"))?;
+    let contents: Contents =
+        serde_json::from_slice(&section()?).map_err(|_| damaged("its first section says nothing"))?;
+    if contents.format != FORMAT {
+        return Err(MemoryError::Format { path: path.to_owned(), found: contents.format, known: FORMAT });
+    }
     loop {
         let payload = section()?;
         if payload.is_empty() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::embedder::{Embedder, Side};
-use crate::record::{Feedback, Provenance, content_hash};
+use crate::index::VectorIndex;
+use crate::record::content_hash;
 use crate::scope::Scope;
 
 pub(super) const DIM: usize = 8;
@@ -53,23 +54,7 @@ pub(super) fn vector(text: &str, dim: usize) -> Vec<f32> {
 }
 
 pub(super) fn stored(scope: &Scope, content: &str) -> Stored {
-    let now = Timestamp::now();
-    let record = Record {
-        id: RecordId::of(scope, Kind::Knowledge, content, 0),
-        scope: scope.clone(),
-        kind: Kind::Knowledge,
-        content: content.to_owned(),
-        metadata: serde_json::Map::new(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        content_hash: content_hash(content),
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: Feedback::default(),
-    };
+    let record = Record::new(scope.clone(), Kind::Knowledge, content.to_owned(), Timestamp::now());
     Stored { record, vector: vector(&format!("bytes{content}"), DIM) }
 }
 
@@ -263,6 +248,110 @@ fn another_encoder_is_refused_until_records_are_embedded_anew() {
     let nearest = memory.nearest(&Selection::all(here), &vector("othernumber 7", 12), 1).expect("a search");
     let id = RecordId::of(&scope("t", "p"), Kind::Knowledge, "number 7", 0);
     assert_eq!(nearest.first().map(|hit| hit.id), Some(id));
+}
+
+#[test]
+fn files_of_another_version_are_refused_with_the_cure() {
+    let check = |spoil: &dyn Fn(&Path), found: u32, cure: &str| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("memory");
+        put(&open(&path), &scope("t", "p"), "one");
+        spoil(&path);
+        let refused = Embedded::open(&path, Some(&encoder()), config()).map(drop);
+        let error = refused.expect_err("another version's");
+        assert!(matches!(error, MemoryError::Format { found: of, known: FORMAT, .. } if of == found), "{error}");
+        assert!(error.to_string().contains(cure), "{error}");
+    };
+    let current = |line: &str| {
+        let line = line.to_owned();
+        move |dir: &Path| std::fs::write(dir.join("current"), &line).expect("written")
+    };
+    let summed = |line: &str| current(&format!("{line}{:08x}\n", crc32fast::hash(line.as_bytes())));
+    let old = "let the engram that wrote it say `engram memory export`";
+    check(&current("0 0\n"), 1, old);
+    check(&summed("1 200 3 4 5 6 "), 1, old);
+    check(&summed("9 1 200 3 4 5 6 7 "), 9, "use the newer engram");
+    let keyed = |format: u32| {
+        move |dir: &Path| {
+            let memory = open(dir);
+            let write = memory.store.write(move |view| {
+                view.set_json(keys::FORMAT.to_vec(), &format);
+                Ok(())
+            });
+            write.expect("a write");
+        }
+    };
+    check(&keyed(1), 1, old);
+    check(&keyed(FORMAT + 1), FORMAT + 1, "use the newer engram");
+    // A repair does not take it for damage.
+    let dir = tempfile::tempdir().expect("a directory");
+    put(&open(dir.path()), &scope("t", "p"), "one");
+    current("0 0\n")(dir.path());
+    assert!(matches!(Embedded::repair(dir.path(), None), Err(MemoryError::Format { found: 1, .. })));
+}
+
+#[test]
+fn graphs_are_written_while_it_serves_and_hold_nothing_forgotten() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let here = scope("t", "p");
+    let index = IndexParams { recent: 64, exact_below: 100, ..IndexParams::default() };
+    let config = EmbeddedConfig { index, ..config() };
+    let path = dir.path().join("memory");
+    let memory = Embedded::open(&path, Some(&encoder()), config).expect("a memory");
+    let fill = |range: std::ops::Range<u32>| {
+        let batch = range.map(|n| stored(&here, &format!("number {n}"))).collect();
+        memory.put(batch).expect("a put");
+    };
+    let file = path.join("vectors.0.0");
+    // It rests after each writing, so it may have to be asked more than once.
+    let upkeep_until = |done: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !done() {
+            memory.upkeep().expect("upkeep");
+            assert!(begun.elapsed() < Duration::from_secs(30), "nothing is written");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let held = || VectorIndex::load(&file, index).map_or(0, |index| index.len());
+    fill(0..1000);
+    assert_eq!(memory.nearest(&Selection::all(here.clone()), &vector("bytesnumber 7", DIM), 1).expect("hits").len(), 1);
+    assert!(!file.exists());
+    upkeep_until(&|| held() == 1000);
+    // Little changed: nothing is written. An eighth did: it is.
+    fill(1000..1050);
+    std::thread::sleep(Duration::from_millis(20));
+    memory.upkeep().expect("upkeep");
+    assert_eq!(held(), 1000);
+    fill(1050..1200);
+    upkeep_until(&|| held() == 1200);
+    // As after a kill: the directory as it is now, without a close.
+    let copy = dir.path().join("copy");
+    memory.store.checkpoint().expect("a checkpoint");
+    copy_all(&path, &copy);
+    let again = Embedded::open(&copy, Some(&encoder()), config).expect("a memory");
+    assert_eq!(again.nearest(&Selection::all(here.clone()), &vector("bytesnumber 7", DIM), 1).expect("hits").len(), 1);
+    let mut unsaved = Vec::new();
+    again.resident.each_loaded(|_, part| unsaved.push(part.graph().unsaved()));
+    assert_eq!(unsaved, [0], "all of the graph came from the file");
+    // What is forgotten leaves the file at once, and is not in the next one.
+    let gone = RecordId::of(&here, Kind::Knowledge, "number 7", 0);
+    memory.forget(&Forget::Ids(here.partition.clone(), vec![gone])).expect("a forget");
+    assert!(!file.exists());
+    upkeep_until(&|| held() == 1199);
+    let index = VectorIndex::load(&file, index).expect("a graph");
+    assert!(!index.contains(gone.0) && index.tombstones() == 0);
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Serialize};
 
 use super::{Embedded, EncoderId, plan, record_of};
+use crate::backend::vector::check_vector;
 use crate::backend::{Backend, Selection, Stored};
 use crate::embedder::{Embedder, Side};
 use crate::error::{MemoryError, Result};
@@ -107,7 +108,7 @@ impl Embedded {
         let mut rows = Vec::with_capacity(batch.len());
         for line in batch {
             let vector = line.vector.unwrap_or_default();
-            self.check_vector(encoder.dim, &vector)?;
+            check_vector(encoder.dim, &vector)?;
             rows.push((Stored { record: line.record, vector }, line.history));
         }
         let all = rows.len() as u64;

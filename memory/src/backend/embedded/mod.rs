@@ -5,6 +5,7 @@
 
 mod archive;
 mod encoder;
+mod graphs;
 mod jsonl;
 mod part;
 mod plan;
@@ -14,13 +15,15 @@ mod resident;
 mod search;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 pub use archive::{Contents, restore};
 pub use encoder::EncoderId;
 pub use jsonl::Imported;
+pub use reembed::Reembedding;
 pub use repair::Repaired;
 
+use crate::backend::vector::check_vector;
 use crate::backend::{Backend, BackendStats, Candidate, Change, CompiledSelection, Forget, Selection, Stored, Written};
 use crate::error::{MemoryError, Result};
 use crate::index::IndexParams;
@@ -29,13 +32,11 @@ use crate::record::{Kind, Record, RecordId, Timestamp};
 use crate::scope::{Name, Partition};
 use crate::store::keys::{self, PartitionId};
 use crate::store::tree::Tree;
-use crate::store::{Store, StoreConfig, value};
+use crate::store::{FORMAT, Store, StoreConfig, value};
 use encoder::{Encoders, Slotted};
 use part::Params;
 use resident::Resident;
 
-/// The version of the layout of keys and values.
-const FORMAT: u32 = 1;
 /// Records of one commit where many are removed: a kill between two leaves a forget half done and not acknowledged.
 const CHUNK: usize = 4096;
 
@@ -73,6 +74,8 @@ pub struct Embedded {
     ef_search: usize,
     /// Whose vectors are handed in; `None` when opened without an encoder, for whatever is in use.
     configured: RwLock<Option<EncoderId>>,
+    /// Held by whoever fills the other slot with another encoder's vectors.
+    reembedding: Mutex<()>,
 }
 
 impl Embedded {
@@ -88,7 +91,8 @@ impl Embedded {
             Arc::new(Resident::new(config.partitions, Params { index: config.index, lexical: config.lexical }));
         let noted = resident.clone();
         let store = Store::open(dir, config.store, Arc::new(move |ops| noted.note(ops)))?;
-        let memory = Self { store, resident, ef_search: config.ef_search, configured: RwLock::new(encoder.cloned()) };
+        let (configured, ef_search) = (RwLock::new(encoder.cloned()), config.ef_search);
+        let memory = Self { store, resident, ef_search, configured, reembedding: Mutex::default() };
         let tree = memory.store.tree();
         check_format(&tree)?;
         let encoders = Encoders::of_tree(&tree)?;
@@ -102,6 +106,7 @@ impl Embedded {
                 return Err(MemoryError::Invalid { field: "memory.encoder".to_owned(), message });
             }
         }
+        memory.clear_left_over(&encoders)?;
         Ok(memory)
     }
 
@@ -154,19 +159,6 @@ impl Embedded {
         Ok(Some(value::unseal_json(&key, &sealed).ok_or_else(|| tree.damaged(&key))?))
     }
 
-    fn check_vector(&self, dim: usize, vector: &[f32]) -> Result<()> {
-        let problem = if vector.len() != dim {
-            format!("has {} values, this memory's encoder makes {dim}", vector.len())
-        } else if vector.iter().any(|x| !x.is_finite()) {
-            "holds a value that is not a number".to_owned()
-        } else if vector.iter().all(|&x| x == 0.0) {
-            "holds only zeros, which is no direction".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(MemoryError::Invalid { field: "vector".to_owned(), message: problem })
-    }
-
     /// Partitions by name, of one tenant or of all.
     fn partitions(&self, tree: &Tree, tenant: Option<&Name>) -> Result<Vec<(PartitionId, Partition)>> {
         let mut found = Vec::new();
@@ -204,7 +196,7 @@ impl Embedded {
             gone += self.store.write(move |view| plan::forget(view, number, &chunk, selection.as_ref()))?;
         }
         if gone > 0 {
-            resident::unsave(&self.store, number);
+            self.resident.unsave(&self.store, number);
         }
         Ok(gone)
     }
@@ -225,7 +217,7 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         if !self.read_only() {
             // What was not written is built at the next open.
-            let _ = self.resident.save(&self.store);
+            let _ = self.resident.save(&self.store, |unsaved, _| unsaved > 0);
         }
     }
 }
@@ -238,7 +230,7 @@ fn record_of(tree: &Tree, key: &[u8], sealed: &[u8]) -> Result<Record> {
 fn check_format(tree: &Tree) -> Result<()> {
     let Some(sealed) = tree.get(keys::FORMAT)? else { return Ok(()) };
     let found: u32 = value::unseal_json(keys::FORMAT, &sealed).ok_or_else(|| tree.damaged(keys::FORMAT))?;
-    if found > FORMAT {
+    if found != FORMAT {
         return Err(MemoryError::Format { path: tree.path().to_owned(), found, known: FORMAT });
     }
     Ok(())
@@ -250,10 +242,14 @@ impl Backend for Embedded {
     }
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
-        let dim = self.writing_encoder()?.dim;
-        records.iter().try_for_each(|stored| self.check_vector(dim, &stored.vector))?;
+        let encoder = self.writing_encoder()?;
+        records.iter().try_for_each(|stored| check_vector(encoder.dim, &stored.vector))?;
         let now = Timestamp::now();
-        self.store.write(move |view| records.into_iter().map(|stored| plan::put(view, stored, now)).collect())
+        self.store.write(move |view| {
+            // Again, where no other plan can come between.
+            Encoders::read(view)?.check(&encoder)?;
+            records.into_iter().map(|stored| plan::put(view, stored, now)).collect()
+        })
     }
 
     fn get(&self, partition: &Partition, id: RecordId, as_of: Option<Timestamp>) -> Result<Option<Record>> {
@@ -287,11 +283,19 @@ impl Backend for Embedded {
     }
 
     fn change(&self, partition: &Partition, id: RecordId, change: Change) -> Result<Record> {
+        let mut encoder = None;
         if let Some((_, vector)) = &change.content {
-            self.check_vector(self.writing_encoder()?.dim, vector)?;
+            let writing = self.writing_encoder()?;
+            check_vector(writing.dim, vector)?;
+            encoder = Some(writing);
         }
         let partition = partition.clone();
-        self.store.write(move |view| plan::change(view, &partition, id, change, Timestamp::now()))
+        self.store.write(move |view| {
+            if let Some(encoder) = encoder {
+                Encoders::read(view)?.check(&encoder)?;
+            }
+            plan::change(view, &partition, id, change, Timestamp::now())
+        })
     }
 
     fn forget(&self, what: &Forget) -> Result<u64> {
@@ -330,7 +334,7 @@ impl Backend for Embedded {
     }
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
-        self.check_vector(self.writing_encoder()?.dim, vector)?;
+        check_vector(self.writing_encoder()?.dim, vector)?;
         self.find_nearest(selection, vector, k)
     }
 
@@ -377,6 +381,12 @@ impl Backend for Embedded {
             }
         });
         Ok(stats)
+    }
+
+    /// Writes the graphs that changed much since they were written last, so that an end without a close costs the next
+    /// open little.
+    fn upkeep(&self) -> Result<()> {
+        if self.read_only() { Ok(()) } else { self.resident.save_now_and_then(&self.store) }
     }
 
     fn health(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 
@@ -55,9 +55,41 @@ pub struct Part {
     pub words: LexicalIndex,
     /// Their symbols and paths.
     pub literals: LiteralIndex,
-    /// The vectors changed since their file was read.
-    changed: bool,
+    /// Changes of the vectors that their file does not have.
+    unsaved: Arc<AtomicUsize>,
     sweeping: Arc<AtomicBool>,
+}
+
+/// A partition's graph and what its file lacks, for whoever writes that while the partition serves.
+pub struct Graph {
+    vectors: Arc<VectorIndex>,
+    unsaved: Arc<AtomicUsize>,
+}
+
+impl Graph {
+    /// Changes that the file does not have.
+    pub fn unsaved(&self) -> usize {
+        self.unsaved.load(Ordering::SeqCst)
+    }
+
+    /// There is no file.
+    pub fn lost(&self) {
+        self.unsaved.fetch_max(self.vectors.len(), Ordering::SeqCst);
+    }
+
+    /// Writes it to `path`. It is swept first: no file shall hold the vector of a record that was forgotten.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let counted = self.unsaved();
+        if self.vectors.tombstones() > 0 {
+            self.vectors.compact();
+        }
+        self.vectors.save(path)?;
+        self.unsaved.fetch_sub(counted, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 /// Constants of the indexes.
@@ -111,7 +143,7 @@ impl Part {
             Ok(index) if index.dim() == encoder.dim && index.len() <= records.len() + records.len() / 4 => index,
             _ => VectorIndex::new(encoder.dim, params.index)?,
         };
-        let changed = catch_up(&index, tree, &keys::all_vectors(slot, partition))?;
+        let unsaved = Arc::new(AtomicUsize::new(catch_up(&index, tree, &keys::all_vectors(slot, partition))?));
         let mut part = Self {
             facts: HashMap::default(),
             numbers: HashMap::new(),
@@ -121,7 +153,7 @@ impl Part {
             vectors: Arc::new(index),
             words,
             literals: LiteralIndex::default(),
-            changed,
+            unsaved,
             sweeping: Arc::default(),
         };
         for record in &records {
@@ -140,7 +172,8 @@ impl Part {
 
     /// Takes a record's vector in. One that the index does not take was refused when it was written.
     pub fn set_vector(&mut self, id: RecordId, vector: &[f32]) {
-        self.changed |= self.vectors.insert(id.0, vector).is_ok();
+        let changed = self.vectors.insert(id.0, vector).is_ok();
+        self.unsaved.fetch_add(usize::from(changed), Ordering::SeqCst);
         self.sweep();
     }
 
@@ -152,20 +185,22 @@ impl Part {
         }
         self.words.remove(id);
         self.literals.remove(id);
-        self.changed |= self.vectors.remove(id.0);
+        let changed = self.vectors.remove(id.0);
+        self.unsaved.fetch_add(usize::from(changed), Ordering::SeqCst);
         self.sweep();
     }
 
-    /// Writes the vectors' graph to `path` if it changed since it was read; small ones are quicker built than read.
-    /// It is swept first: no file shall hold the vector of a record that was forgotten.
-    pub fn save(&self, path: &Path, params: Params) -> Result<()> {
-        if self.changed && self.vectors.len() > params.index.exact_below {
-            if self.vectors.tombstones() > 0 {
-                self.vectors.compact();
-            }
-            self.vectors.save(path)?;
-        }
-        Ok(())
+    /// Its graph, to be written.
+    pub fn graph(&self) -> Graph {
+        Graph { vectors: self.vectors.clone(), unsaved: self.unsaved.clone() }
+    }
+
+    /// Searches these vectors from now on, which are another encoder's.
+    pub fn take_vectors(&mut self, vectors: Arc<VectorIndex>) {
+        self.unsaved = Arc::new(AtomicUsize::new(vectors.len()));
+        // A sweep that is under way is of the old ones.
+        self.sweeping = Arc::default();
+        self.vectors = vectors;
     }
 
     /// Builds the graph anew, in the background, once a quarter of it is dead.
@@ -280,8 +315,8 @@ fn counted(tree: &Tree, partition: PartitionId) -> Result<u64> {
     Ok(total)
 }
 
-/// Puts the vectors under `prefix` in that `index` does not hold as they are. Whether there were any.
-fn catch_up(index: &VectorIndex, tree: &Tree, prefix: &[u8]) -> Result<bool> {
+/// Puts the vectors under `prefix` in that `index` does not hold as they are. How many those were.
+pub fn catch_up(index: &VectorIndex, tree: &Tree, prefix: &[u8]) -> Result<usize> {
     let mut missing: Vec<(u128, Vec<f32>)> = Vec::new();
     for pair in tree.scan(prefix, &[]) {
         let (key, sealed) = pair?;
@@ -293,7 +328,7 @@ fn catch_up(index: &VectorIndex, tree: &Tree, prefix: &[u8]) -> Result<bool> {
     }
     let rows: Vec<(u128, &[f32])> = missing.iter().map(|(id, vector)| (*id, vector.as_slice())).collect();
     index.insert_many(&rows)?;
-    Ok(!rows.is_empty())
+    Ok(rows.len())
 }
 
 /// Whether an index's row, which is scaled to length 1, is this vector; of a vector that was that long already, scaling

@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use super::encoder::{Encoders, Slotted, vector_slots};
-use super::part::{Params, Part};
+use super::graphs::Graphs;
+use super::part::{Graph, Params, Part, catch_up};
 use crate::error::{MemoryError, Result};
+use crate::index::VectorIndex;
 use crate::record::Record;
 use crate::store::Store;
 use crate::store::batch::Op;
@@ -16,12 +20,21 @@ use crate::store::value;
 /// A partition's place: empty until it is loaded. Searches share it; the writer takes it alone for a commit.
 type Place = Arc<RwLock<Option<Part>>>;
 
+/// A graph is written again while serving when one in so many of its vectors is not in the file yet.
+const MUCH: usize = 8;
+/// Writing graphs takes at most one part in so many of a thread's time.
+const REST: u32 = 20;
+
 /// Partitions in memory.
 pub struct Resident {
     /// Held for a look-up only, never while a partition loads.
     places: Mutex<Places>,
     most: usize,
     params: Params,
+    /// Rises with every forget: a graph that was being written meanwhile may hold what is gone.
+    forgotten: AtomicU64,
+    /// When graphs may be written again; held while they are, so that one thread does.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -29,12 +42,15 @@ struct Places {
     by_id: HashMap<PartitionId, (Place, u64)>,
     clock: u64,
     slot: Slot,
+    /// What takes the place of the graphs when the slot changes.
+    prepared: Graphs,
 }
 
 impl Resident {
     /// Room for `most` partitions, at least one.
     pub fn new(most: usize, params: Params) -> Self {
-        Self { places: Mutex::default(), most: most.max(1), params }
+        let (forgotten, rests_until) = (AtomicU64::default(), Mutex::default());
+        Self { places: Mutex::default(), most: most.max(1), params, forgotten, rests_until }
     }
 
     /// Calls `read` with the partition, loading it from `store` if need be.
@@ -62,19 +78,81 @@ impl Resident {
         }
     }
 
-    /// Writes the graphs of the loaded partitions beside the store, so that the next open need not build them. They hold
-    /// nothing that the store does not, so a failure costs time only.
+    /// Writes graphs of the loaded partitions beside the store, so that the next open need not build them: those for which
+    /// `due` holds, given how many of their vectors the file lacks or has too many, and how many they are. They hold nothing
+    /// that the store does not, so a failure costs time only. Searches and writes go on.
     ///
     /// # Errors
     /// The first refusal of the disk.
-    pub fn save(&self, store: &Store) -> Result<()> {
+    pub fn save(&self, store: &Store, due: impl Fn(usize, usize) -> bool) -> Result<()> {
         let slot = self.lock().slot;
-        let mut outcome = Ok(());
+        let mut graphs: Vec<(PartitionId, Graph)> = Vec::new();
+        // Small ones are quicker built than read.
         self.each_loaded(|id, part| {
-            let saved = part.save(&saved(store, id, slot), self.params);
-            outcome = std::mem::replace(&mut outcome, Ok(())).and(saved);
+            let len = part.vectors.len();
+            if len > self.params.index.exact_below && due(part.graph().unsaved(), len) {
+                graphs.push((id, part.graph()));
+            }
         });
+        let mut outcome = Ok(());
+        for (id, graph) in graphs {
+            let path = saved(store, id, slot);
+            let before = self.forgotten.load(Ordering::SeqCst);
+            let written = graph.save(&path);
+            if self.forgotten.load(Ordering::SeqCst) != before {
+                // It may have begun before the forget and taken its name after it.
+                let _ = std::fs::remove_file(&path);
+                graph.lost();
+            }
+            outcome = outcome.and(written);
+        }
         outcome
+    }
+
+    /// The same for graphs that changed much, unless that was done a moment ago.
+    ///
+    /// # Errors
+    /// As [`Resident::save`].
+    pub fn save_now_and_then(&self, store: &Store) -> Result<()> {
+        let Ok(mut rests_until) = self.rests_until.try_lock() else { return Ok(()) };
+        let begun = Instant::now();
+        if rests_until.is_some_and(|until| begun < until) {
+            return Ok(());
+        }
+        let outcome = self.save(store, |unsaved, len| unsaved * MUCH >= len);
+        *rests_until = begun.elapsed().checked_mul(REST).and_then(|rest: Duration| Instant::now().checked_add(rest));
+        outcome
+    }
+
+    /// Removes the graphs that are kept of a partition: they hold vectors of what has just been forgotten.
+    pub fn unsave(&self, store: &Store, id: PartitionId) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        for slot in vector_slots() {
+            // Most often there is none.
+            let _ = std::fs::remove_file(saved(store, id, slot));
+        }
+        self.each_loaded(|loaded, part| {
+            if loaded == id {
+                part.graph().lost();
+            }
+        });
+    }
+
+    /// Graphs of another slot's vectors, of the partitions that are loaded; built from what is in the store now.
+    pub fn graphs(&self, store: &Store, slot: Slot, dim: usize) -> Result<Graphs> {
+        let mut loaded = Vec::new();
+        self.each_loaded(|id, _| loaded.push(id));
+        let build = |id: PartitionId| {
+            let graph = VectorIndex::new(dim, self.params.index)?;
+            catch_up(&graph, &store.tree(), &keys::all_vectors(slot, id))?;
+            Ok((id, Arc::new(graph)))
+        };
+        Ok(Graphs::new(loaded.into_iter().map(build).collect::<Result<_>>()?))
+    }
+
+    /// When the slot changes next, these take the place of the graphs that are searched.
+    pub fn prepare(&self, graphs: Graphs) {
+        self.lock().prepared = graphs;
     }
 
     /// Calls `each` for the partitions that are loaded.
@@ -92,10 +170,7 @@ impl Resident {
     pub fn note(&self, ops: &[Op]) {
         let encoder = ops.iter().find(|(key, _)| key == keys::ENCODER);
         if let Some(active) = encoder.and_then(|(key, sealed)| value::unseal_json::<Slotted>(key, sealed.as_ref()?)) {
-            let mut places = self.lock();
-            places.by_id.clear();
-            places.slot = active.slot;
-            return;
+            self.switch(active.slot);
         }
         let mut touched: HashMap<PartitionId, Vec<&Op>> = HashMap::new();
         for op in ops {
@@ -114,6 +189,24 @@ impl Resident {
             let mut guard = place.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(part) = &mut *guard {
                 ops.into_iter().for_each(|op| note_op(part, slot, op));
+            }
+        }
+    }
+
+    /// Another slot's vectors are searched from now on. Partitions whose graph of them was prepared go on with that one,
+    /// the others are loaded again when they are asked.
+    fn switch(&self, slot: Slot) {
+        let (places, graphs) = {
+            let mut places = self.lock();
+            places.slot = slot;
+            let all: Vec<_> = places.by_id.iter().map(|(&id, (place, _))| (id, place.clone())).collect();
+            (all, std::mem::take(&mut places.prepared))
+        };
+        for (id, place) in places {
+            let mut guard = place.write().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *guard, graphs.get(id)) {
+                (Some(part), Some(graph)) => part.take_vectors(graph.clone()),
+                (part, _) => *part = None,
             }
         }
     }
@@ -145,11 +238,14 @@ impl Resident {
     }
 }
 
-/// Removes the graphs that are kept of a partition: they hold vectors of what has just been forgotten.
-pub fn unsave(store: &Store, id: PartitionId) {
-    for slot in vector_slots() {
-        // Most often there is none.
-        let _ = std::fs::remove_file(saved(store, id, slot));
+/// Removes all graphs that are kept of a slot's vectors.
+pub fn unsave_slot(store: &Store, slot: Slot) {
+    for entry in store.dir().read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let of = name.to_str().and_then(|name| name.strip_prefix("vectors.")?.split_once('.'));
+        if of.is_some_and(|(_, of)| of == slot.to_string()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

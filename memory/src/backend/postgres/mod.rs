@@ -21,6 +21,7 @@ use self::connect::{Connector, collided};
 use super::breaker::{Breaker, BreakerConfig, BreakerState};
 use super::pool::{Pool, PoolConfig};
 use super::secret::Secret;
+use super::vector::check_vector;
 use super::{Backend, BackendStats, Candidate, Change, Forget, Selection, Stored, Written};
 use crate::error::{MemoryError, Result};
 use crate::record::{Record, RecordId, Timestamp};
@@ -105,7 +106,7 @@ impl Postgres {
     pub fn open(config: &PostgresConfig, encoder: (&str, usize)) -> Result<Self> {
         connect::schema_name(&config.schema)?;
         let connector = Connector::new(config)?;
-        let pool = Pool::new(NAME, config.pool, connector);
+        let pool = Pool::new((NAME, "memory.postgres_pool"), config.pool, connector);
         schema::migrate(&mut *pool.get()?, pool.maker(), &config.schema, encoder)?;
         let breaker = Breaker::new(NAME, config.breaker);
         Ok(Self { pool, breaker, dim: encoder.1, config: config.clone() })
@@ -136,17 +137,6 @@ impl Postgres {
             }
         })
     }
-
-    fn check_vector(&self, vector: &[f32]) -> Result<()> {
-        let message = if vector.len() != self.dim {
-            format!("has {} values, the encoder makes {}", vector.len(), self.dim)
-        } else if vector.iter().any(|value| !value.is_finite()) {
-            "holds a value that is not finite".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(MemoryError::Invalid { field: "vector".to_owned(), message })
-    }
 }
 
 impl Backend for Postgres {
@@ -155,7 +145,7 @@ impl Backend for Postgres {
     }
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
-        records.iter().try_for_each(|stored| self.check_vector(&stored.vector))?;
+        records.iter().try_for_each(|stored| check_vector(self.dim, &stored.vector))?;
         self.transact(|transaction| write::put(transaction, &records, Timestamp::now()))
     }
 
@@ -169,7 +159,7 @@ impl Backend for Postgres {
 
     fn change(&self, partition: &Partition, id: RecordId, change: Change) -> Result<Record> {
         if let Some((_, vector)) = &change.content {
-            self.check_vector(vector)?;
+            check_vector(self.dim, vector)?;
         }
         self.transact(|transaction| write::change(transaction, (partition, id), &change, Timestamp::now()))
     }
@@ -183,7 +173,7 @@ impl Backend for Postgres {
     }
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
-        self.check_vector(vector)?;
+        check_vector(self.dim, vector)?;
         let wanted = (k, Timestamp::now());
         self.transact(|transaction| search::nearest(transaction, selection, vector, wanted, &self.config))
     }
@@ -210,6 +200,10 @@ impl Backend for Postgres {
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats> {
         let stats = self.transact(|transaction| search::stats(transaction, partition, Timestamp::now()))?;
         Ok(BackendStats { pool: Some(self.pool.usage()), ..stats })
+    }
+
+    fn shared(&self) -> bool {
+        true
     }
 
     fn health(&self) -> Result<()> {

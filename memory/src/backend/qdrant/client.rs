@@ -81,7 +81,7 @@ impl Client {
             .timeout_global(Some(config.timeout))
             .tls_config(tls)
             .build();
-        let pool = Pool::new(NAME, config.pool, Maker { config: agent });
+        let pool = Pool::new((NAME, "memory.workers"), config.pool, Maker { config: agent });
         Ok(Self { pool, base: base.to_owned(), api_key: config.api_key.clone() })
     }
 

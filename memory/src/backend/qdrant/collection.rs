@@ -41,7 +41,7 @@ pub(super) fn open(session: &mut Session<'_>, config: &QdrantConfig, wanted: (&s
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(plain) {
         let message = "is 1 to 64 of A-Z, a-z, 0-9 and -".to_owned();
-        return Err(MemoryError::Invalid { field: "memory.qdrant_collection".to_owned(), message });
+        return Err(MemoryError::Invalid { field: "collection".to_owned(), message });
     }
     check_version(session)?;
     let name = name(prefix, wanted);

@@ -29,8 +29,9 @@ use self::client::{Client, Session};
 use super::breaker::{Breaker, BreakerConfig, BreakerState};
 use super::pool::PoolConfig;
 use super::secret::Secret;
+use super::vector::check_vector;
 use super::{Backend, BackendStats, Candidate, Change, Forget, Selection, Stored, Written};
-use crate::error::{MemoryError, Result};
+use crate::error::Result;
 use crate::record::{Record, RecordId, Timestamp};
 use crate::scope::Partition;
 
@@ -107,17 +108,6 @@ impl Qdrant {
     fn run<T>(&self, work: impl FnOnce(&mut Session<'_>, &str) -> Result<T>) -> Result<T> {
         self.breaker.call(|| work(&mut self.client.session()?, &self.points))
     }
-
-    fn check_vector(&self, vector: &[f32]) -> Result<()> {
-        let message = if vector.len() != self.dim {
-            format!("has {} values, the encoder makes {}", vector.len(), self.dim)
-        } else if vector.iter().any(|value| !value.is_finite()) {
-            "holds a value that is not finite".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(MemoryError::Invalid { field: "vector".to_owned(), message })
-    }
 }
 
 impl Backend for Qdrant {
@@ -126,7 +116,7 @@ impl Backend for Qdrant {
     }
 
     fn put(&self, records: Vec<Stored>) -> Result<Vec<Written>> {
-        records.iter().try_for_each(|stored| self.check_vector(&stored.vector))?;
+        records.iter().try_for_each(|stored| check_vector(self.dim, &stored.vector))?;
         self.run(|session, points| write::put(session, points, records, Timestamp::now()))
     }
 
@@ -140,7 +130,7 @@ impl Backend for Qdrant {
 
     fn change(&self, partition: &Partition, id: RecordId, change: Change) -> Result<Record> {
         if let Some((_, vector)) = &change.content {
-            self.check_vector(vector)?;
+            check_vector(self.dim, vector)?;
         }
         self.run(|session, points| write::change(session, points, (partition, id), &change, Timestamp::now()))
     }
@@ -154,7 +144,7 @@ impl Backend for Qdrant {
     }
 
     fn nearest(&self, selection: &Selection, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
-        self.check_vector(vector)?;
+        check_vector(self.dim, vector)?;
         let (wanted, ef) = ((k, Timestamp::now()), self.hnsw_ef);
         self.run(|session, points| search::nearest(session, points, selection, vector, wanted, ef))
     }
@@ -181,6 +171,10 @@ impl Backend for Qdrant {
     fn stats(&self, partition: Option<&Partition>) -> Result<BackendStats> {
         let stats = self.run(|session, points| search::stats(session, points, partition, Timestamp::now()))?;
         Ok(BackendStats { pool: Some(self.client.usage()), ..stats })
+    }
+
+    fn shared(&self) -> bool {
+        true
     }
 
     fn health(&self) -> Result<()> {

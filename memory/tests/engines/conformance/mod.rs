@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use engram_memory::backend::{Backend, Selection, Stored};
-use engram_memory::{Kind, Provenance, Record, RecordId, Scope, Timestamp, content_hash};
+use engram_memory::{Kind, Record, Scope, Timestamp};
 
 /// Dimension of the suite's vectors.
 pub const DIM: usize = 8;
@@ -55,23 +55,7 @@ pub fn vector(axis: usize, lean: f32) -> Vec<f32> {
 
 /// A record of now with a content.
 pub fn record(scope: &Scope, kind: Kind, content: &str) -> Record {
-    let now = Timestamp::now();
-    Record {
-        id: RecordId::of(scope, kind, content, 0),
-        scope: scope.clone(),
-        kind,
-        content: content.to_owned(),
-        metadata: Default::default(),
-        provenance: Provenance::default(),
-        created: now,
-        updated: now,
-        expires: None,
-        content_hash: content_hash(content),
-        version: 1,
-        seen: 1,
-        pinned: false,
-        feedback: Default::default(),
-    }
+    Record::new(scope.clone(), kind, content.to_owned(), Timestamp::now())
 }
 
 /// The same with a vector along the first axis.

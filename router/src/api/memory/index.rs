@@ -34,16 +34,18 @@ pub async fn retrieve(
     Ok(Json(json!({"object": "memory.index", "manifest": manifest})))
 }
 
-/// Keeps what was indexed of a project, in place of what was kept before.
+/// Keeps what was indexed of a project, in place of what was kept before; what is larger than a body may be comes in
+/// parts, and counts when the last is there.
 pub async fn replace(
     State(state): State<AppState>,
     Extension(tenant): Extension<Tenant>,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let place = place(&state, &tenant)?;
-    let (scope, manifest) = blocking(move || read_manifest(&body, &place)).await?;
+    let (scope, manifest, part) = blocking(move || read_manifest(&body, &place)).await?;
     let files = manifest.files.len();
-    state.memory().run(Operation::any("index"), move |store| store.keep_manifest(&scope, &manifest)).await?;
+    let keep = move |store: &dyn crate::memory::MemoryStore| store.keep_manifest(&scope, &manifest, part.as_ref());
+    state.memory().run(Operation::any("index"), keep).await?;
     Ok(Json(json!({"object": "memory.index", "files": files})))
 }
 

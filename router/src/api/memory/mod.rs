@@ -6,6 +6,7 @@
 mod forget;
 pub mod index;
 mod records;
+pub mod reembed;
 mod search;
 mod snapshots;
 mod stats;

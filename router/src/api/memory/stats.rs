@@ -21,7 +21,8 @@ pub async fn stats(
     parameters.finish(&["domain"])?;
     let partition = place(&state, &tenant)?.partition(domain.as_deref())?;
     let shown = partition.domain.clone();
-    let stats = state.memory().run(Operation::any("stats"), move |store| store.stats(Some(&partition))).await?;
+    let ask = move |store: &dyn crate::memory::MemoryStore| Ok((store.stats(Some(&partition))?, store.encoder()));
+    let (stats, encoder) = state.memory().run(Operation::any("stats"), ask).await?;
     let total: u64 = stats.records.values().sum();
     Ok(Json(json!({
         "object": "memory.stats",
@@ -32,6 +33,6 @@ pub async fn stats(
         "tombstones": stats.tombstones,
         "index_bytes": stats.index_bytes,
         "disk_bytes": stats.disk_bytes,
-        "encoder": state.memory().settings().encoder,
+        "encoder": encoder,
     })))
 }

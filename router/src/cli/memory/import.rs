@@ -80,9 +80,10 @@ impl<R: BufRead> BufRead for Cleared<R> {
 
 /// The line without secrets; `None` if it has none.
 fn cleared(mut line: Value) -> Option<Value> {
-    let now = clear_record(&mut line["record"]);
-    let before = line["history"].as_array_mut().into_iter().flatten().filter_map(|old| clear_record(old).then_some(()));
-    let before = before.count() > 0;
+    // What is no record is left to the import, which says so with the line's number.
+    let now = line.get_mut("record").is_some_and(clear_record);
+    let history = line.get_mut("history").and_then(Value::as_array_mut);
+    let before = history.into_iter().flatten().filter_map(|old| clear_record(old).then_some(())).count() > 0;
     if now {
         line.as_object_mut()?.remove("vector");
     }
@@ -91,15 +92,18 @@ fn cleared(mut line: Value) -> Option<Value> {
 
 /// Whether there were secrets in a record.
 fn clear_record(record: &mut Value) -> bool {
+    let Some(record) = record.as_object_mut() else { return false };
     let mut found = false;
-    if let Some(text) = record["content"].as_str() {
+    if let Some(text) = record.get("content").and_then(Value::as_str) {
         let clear = secrets::redact(text);
         if !clear.found.is_empty() {
             found = true;
-            (record["content_hash"], record["content"]) = (json!(content_hash(&clear.text)), json!(clear.text));
+            let (hash, text) = (json!(content_hash(&clear.text)), json!(clear.text));
+            record.insert("content_hash".to_owned(), hash);
+            record.insert("content".to_owned(), text);
         }
     }
-    clear_strings(&mut record["metadata"]) || found
+    record.get_mut("metadata").is_some_and(clear_strings) || found
 }
 
 fn clear_strings(value: &mut Value) -> bool {
@@ -136,7 +140,8 @@ mod tests {
             lines.read_to_string(&mut out).expect("text");
             expected(&out);
         };
-        let plain = format!("{}\n\nnot JSON\n", line("a", "b"));
+        let odd = r#"7 [] null {} {"record": 1} {"record": {"content": 2}, "history": 3} {"history": [4]}"#;
+        let plain = format!("{}\n\nnot JSON\n{}\n", line("a", "b"), odd.replace("} ", "}\n").replace(' ', "\n"));
         check(&plain, &|out| assert_eq!(out, plain));
         for (content, note) in [(SECRET, "b"), ("a", SECRET)] {
             check(&format!("{}\n{}", line(content, note), line("c", "d")), &|out| {

@@ -22,6 +22,8 @@ use crate::config::human_size;
 
 /// Paths of a list that are shown.
 const SHOWN: usize = 10;
+/// How long a watch waits where a run failed.
+const AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -113,14 +115,14 @@ impl Indexing {
         let Some(report) = report.context("the run panicked")?? else { return Ok(()) };
         let took = begun.elapsed();
         let grown = indexing.stored_bytes(&client).await?.saturating_sub(before);
-        let answer = indexing.answer(&report, took, Some(grown));
+        let answer = indexing.answer(&report, Some(took), Some(grown));
         match json {
             true => output::write(&format!("{}\n", serde_json::to_string_pretty(&answer)?)),
             false => output::write(&text(&answer)),
         }
     }
 
-    /// Runs once and says what it did, or again and again, telling each time.
+    /// Runs once and says what it did, or watches.
     fn index(&self, mut sink: ApiSink, cancel: &AtomicBool) -> anyhow::Result<Option<IndexReport>> {
         let bar = if self.json { ProgressBar::hidden() } else { bar() };
         let mut follow = |progress: &Progress| {
@@ -128,31 +130,56 @@ impl Indexing {
             bar.set_position(progress.files as u64);
             bar.set_message(format!("{} records", progress.records));
         };
-        let control = Control { cancel, progress: &mut follow };
-        if !self.watch {
-            let report = index_tree(&self.root, &self.options, &mut sink, control)?;
-            bar.finish_and_clear();
-            return Ok(Some(report));
+        if self.watch {
+            return self.watch(&mut sink, cancel, &mut follow, &bar).map(|()| None);
         }
+        let report = index_tree(&self.root, &self.options, &mut sink, Control { cancel, progress: &mut follow })?;
+        bar.finish_and_clear();
+        Ok(Some(report))
+    }
+
+    /// Runs whenever something changes, and tells each time. Once a run came to its end, a server that goes away is waited for:
+    /// the next run catches up.
+    fn watch(
+        &self,
+        sink: &mut ApiSink,
+        cancel: &AtomicBool,
+        follow: &mut dyn FnMut(&Progress),
+        bar: &ProgressBar,
+    ) -> anyhow::Result<()> {
         let (mut first, mut told) = (Some(Instant::now()), Ok(()));
-        let mut on_run = |report: &IndexReport| {
-            bar.finish_and_clear();
-            let took = first.take().map(|begun| begun.elapsed());
-            if took.is_none() && unchanged(report) {
-                return;
-            }
-            let answer = self.answer(report, took.unwrap_or_default(), None);
-            told = match self.json {
-                true => output::write(&format!("{answer}\n")),
-                false => output::write(&text(&answer)),
+        loop {
+            let mut on_run = |report: &IndexReport| {
+                bar.finish_and_clear();
+                let took = first.take().map(|begun| begun.elapsed());
+                if took.is_none() && unchanged(report) {
+                    return;
+                }
+                let answer = self.answer(report, took, None);
+                told = match self.json {
+                    true => output::write(&format!("{answer}\n")),
+                    false => output::write(&text(&answer)),
+                };
+                if told.is_err() {
+                    // Nobody reads any more, as when a pipe was closed.
+                    cancel.store(true, Ordering::Relaxed);
+                }
             };
-            if told.is_err() {
-                // Nobody reads any more, as when a pipe was closed.
-                cancel.store(true, Ordering::Relaxed);
+            let control = Control { cancel, progress: &mut *follow };
+            match watch_tree(&self.root, &self.options, WatchOptions::default(), sink, control, &mut on_run) {
+                Err(error) if first.is_none() && !cancel.load(Ordering::Relaxed) => {
+                    eprintln!("{error}; tried again in {} s", AGAIN.as_secs());
+                    let begun = Instant::now();
+                    while begun.elapsed() < AGAIN && !cancel.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+                ended => {
+                    ended?;
+                    return told;
+                }
             }
-        };
-        watch_tree(&self.root, &self.options, WatchOptions::default(), &mut sink, control, &mut on_run)?;
-        told.map(|()| None)
+        }
     }
 
     /// Bytes that the whole memory has on disk.
@@ -161,11 +188,11 @@ impl Indexing {
         Ok(stats["disk_bytes"].as_u64().unwrap_or_default())
     }
 
-    /// A run's report; `grown`: bytes on disk that came.
-    fn answer(&self, report: &IndexReport, took: Duration, grown: Option<u64>) -> Value {
+    /// A run's report; `took`: its time, where it was taken; `grown`: bytes on disk that came.
+    fn answer(&self, report: &IndexReport, took: Option<Duration>, grown: Option<u64>) -> Value {
         let progress = &report.progress;
-        let seconds = took.as_secs_f64();
-        let rate = |count: usize| if seconds > 0.0 { (count as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 };
+        let seconds = took.map(|took| took.as_secs_f64()).filter(|&seconds| seconds > 0.0);
+        let rate = |count: usize| seconds.map(|seconds| (count as f64 / seconds * 10.0).round() / 10.0);
         let each = grown.filter(|_| progress.records > 0).map(|grown| grown / progress.records as u64);
         let secrets = report.secrets.iter();
         let secrets: Vec<Value> =
@@ -174,7 +201,7 @@ impl Indexing {
         let unread: Vec<Value> = unread.map(|(path, why)| json!({"path": path, "why": why})).collect();
         json!({
             "project": self.place["project"],
-            "seconds": (seconds * 1000.0).round() / 1000.0,
+            "seconds": seconds.map(|seconds| (seconds * 1000.0).round() / 1000.0),
             "changed": !unchanged(report),
             "files": progress.files,
             "files_unchanged": report.unchanged,
@@ -210,17 +237,21 @@ fn bar() -> ProgressBar {
 fn text(answer: &Value) -> String {
     let number = |name: &str| answer[name].as_u64().unwrap_or_default();
     let project = one_line(answer["project"].as_str().unwrap_or_default(), 80);
-    let seconds = answer["seconds"].as_f64().unwrap_or_default();
+    // A watch takes no times but that of its first run: it waits in between.
+    let timed = |form: &dyn Fn(f64) -> String| answer["seconds"].as_f64().map(form).unwrap_or_default();
     let mut text = match answer["changed"] == true {
-        false => format!("{project}: nothing changed in {} files ({seconds} s)\n", number("files")),
+        false => {
+            let took = timed(&|seconds| format!(" ({seconds} s)"));
+            format!("{project}: nothing changed in {} files{took}\n", number("files"))
+        }
         true => format!(
-            "{project}: {} files in {seconds} s ({} files/s), {} of them unchanged\n\
-             \x20 {} new records ({} records/s), {} kept, {} moved, {} forgotten\n",
+            "{project}: {} files{}, {} of them unchanged\n\
+             \x20 {} new records{}, {} kept, {} moved, {} forgotten\n",
             number("files"),
-            answer["files_per_second"],
+            timed(&|seconds| format!(" in {seconds} s ({} files/s)", answer["files_per_second"])),
             number("files_unchanged"),
             number("records_new"),
-            answer["records_per_second"],
+            timed(&|_| format!(" ({} records/s)", answer["records_per_second"])),
             number("records_kept"),
             number("records_moved"),
             number("records_forgotten"),
@@ -270,6 +301,10 @@ mod tests {
             "web: 7 files in 2 s (3.5 files/s), 3 of them unchanged\n  20 new records (10.0 records/s), 0 kept, 0 moved, \
              0 forgotten\n  2 KiB read, 1 KiB on disk a record\n  1 secrets taken out\n    a.rs:3 aws-access-key\n  \
              interrupted: the next run goes on from here\n",
+        );
+        check(
+            json!({"project": "web", "changed": true, "files": 7, "files_unchanged": 6, "seconds": null, "records_new": 1}),
+            "web: 7 files, 6 of them unchanged\n  1 new records, 0 kept, 0 moved, 0 forgotten\n",
         );
     }
 }

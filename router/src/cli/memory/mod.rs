@@ -32,8 +32,8 @@ Examples:
   engram memory index . --project web
   engram memory stats --json
 
-A server that runs is asked (--url, or the configured address); where none does, the memory's directory is opened. Export, import, restore,
-reembed and repair work on the directory itself, and need it to themselves.")]
+A server that runs is asked (--url, or the configured address); where none does, the memory's directory is opened. Export, import, restore
+and repair work on the directory itself, and need it to themselves.")]
 pub(super) struct MemoryArgs {
     #[command(subcommand)]
     command: MemoryCommand,
@@ -61,7 +61,7 @@ enum MemoryCommand {
     Export(export::ExportArgs),
     /// Read records that were exported
     Import(import::ImportArgs),
-    /// Embed every record with the configured encoder
+    /// Embed every record with another encoder, while the server serves
     Reembed(reembed::ReembedArgs),
     /// Keep what can be read of a damaged memory
     Repair(repair::RepairArgs),

@@ -13,6 +13,8 @@ use crate::cli::client::Client;
 const IDS: usize = 10_000;
 /// Records on a page.
 const PAGE: usize = 1000;
+/// A manifest is sent in parts of about so many bytes: what a batch of records has, and far below what a server takes.
+const PART: usize = 1 << 20;
 
 /// Speaks the API from a thread that may block. The tenant is the key's: that of the scopes is not sent.
 pub struct ApiSink {
@@ -112,6 +114,15 @@ impl Sink for ApiSink {
     }
 
     fn save_manifest(&mut self, _: &Scope, manifest: &Manifest) -> Result<()> {
-        self.ask("PUT", "/v1/memory/index", &json!({"scope": self.scope, "manifest": manifest})).map(drop)
+        let parts = manifest.clone().into_parts(PART);
+        let (upload, count) = (uuid::Uuid::new_v4().simple().to_string(), parts.len());
+        for (number, manifest) in parts.into_iter().enumerate() {
+            let mut body = json!({"scope": self.scope, "manifest": manifest});
+            if count > 1 {
+                body["part"] = json!({"upload": upload, "number": number, "last": number + 1 == count});
+            }
+            self.ask("PUT", "/v1/memory/index", &body)?;
+        }
+        Ok(())
     }
 }

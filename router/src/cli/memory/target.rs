@@ -113,14 +113,9 @@ impl MemoryTarget {
         work: impl AsyncFnOnce(Arc<Client>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let settings = self.directory.settings(config)?;
-        let key = self.api_key.clone().map(Secret::new).or_else(|| first_key(&settings));
         block_on(async {
-            if let Some(url) = &self.url {
-                return work(Arc::new(Client::new(url, key)?)).await;
-            }
-            let client = Client::new(&configured_url(&settings), key)?;
-            if client.is_engram().await {
-                return work(Arc::new(client)).await;
+            if let Some(client) = self.running(&settings).await? {
+                return work(client).await;
             }
             let local: LocalServer = startup::start_memory(settings, self.tenant.as_deref()).await?;
             let client = Client::new(&local.url, Some(local.key.clone()))?;
@@ -128,6 +123,16 @@ impl MemoryTarget {
             local.stop().await;
             result
         })
+    }
+
+    /// The server that was named, or the configured one if it runs.
+    pub async fn running(&self, settings: &Config) -> anyhow::Result<Option<Arc<Client>>> {
+        let key = self.api_key.clone().map(Secret::new).or_else(|| first_key(settings));
+        if let Some(url) = &self.url {
+            return Ok(Some(Arc::new(Client::new(url, key)?)));
+        }
+        let client = Client::new(&configured_url(settings), key)?;
+        Ok(client.is_engram().await.then(|| Arc::new(client)))
     }
 
     /// Asks, and prints the answer: as JSON, or as `text` makes it.

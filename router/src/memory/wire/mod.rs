@@ -6,12 +6,14 @@
 mod forget;
 mod index;
 mod record;
+mod reembed;
 mod scope;
 mod search;
 
 pub use forget::read_forget;
 pub use index::{read_manifest, read_moves};
 pub use record::{read_patch, read_records, record_json, written_json};
+pub use reembed::read_reembed;
 pub(crate) use scope::read_kind;
 pub use scope::{Where, read_kinds, read_scope};
 pub use search::{SearchRequest, hit_json, read_search, recall_json};
