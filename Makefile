@@ -14,7 +14,7 @@ MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors agreement every-type cuda-check clients servers gateway models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors bench-overhead agreement every-type cuda-check clients servers gateway models
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,6 +82,15 @@ $(TARGET)/vectors/base.npy: benches/vectors/make_vectors.py benches/vectors/requ
 	$(PYTHON) -m venv $(TARGET)/vectors-venv
 	$(TARGET)/vectors-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benches/vectors/requirements.txt
 	$(TARGET)/vectors-venv/bin/python $< $(TARGET)/vectors
+
+bench-overhead: build gateway $(TARGET)/overhead-venv/.installed ## measure the router beside Portkey's gateway and LiteLLM's proxy: make bench-overhead [ARGS="--rounds 5"]
+	$(CARGO) build --release -p engram-benches --example fixed_upstream --example http_load
+	$(PYTHON) benches/overhead/run.py --engram $(ENGRAM) --examples $(TARGET)/release/examples --litellm $(TARGET)/overhead-venv/bin/litellm $(ARGS)
+
+$(TARGET)/overhead-venv/.installed: benches/overhead/requirements.txt
+	$(PYTHON) -m venv $(TARGET)/overhead-venv
+	$(TARGET)/overhead-venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 agreement: ## compare the answers with the exact model's and llama.cpp's (builds llama.cpp once)
 	benches/agreement/run.sh

@@ -4,9 +4,11 @@ mod support;
 
 mod architectures;
 mod clients;
+mod crowd;
 mod embeddings;
 mod encoders;
 mod equalities;
+mod faults;
 mod keys;
 mod logits;
 mod memory;

@@ -35,9 +35,26 @@ pub fn free_port() -> u16 {
 impl Server {
     /// Starts `engram serve --model MODEL` with more flags and waits until it is ready.
     pub fn start(model: &str, flags: &[&str]) -> Self {
+        Self::start_at(free_port(), model, flags)
+    }
+
+    /// The same at a port of one's choice.
+    pub fn start_at(port: u16, model: &str, flags: &[&str]) -> Self {
         super::gguf(model); // pulled outside the start-up time
-        let port = free_port();
+        let mut server = Self::spawn(port, tempfile::tempdir().expect("a temporary folder"), model, flags);
+        server.blocks_total = server.metric("engram_kv_blocks", "");
+        server
+    }
+
+    /// Starts a node without a model, which asks the backends of this configuration, and waits until one is up.
+    pub fn front(config: &str) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
+        let file = data.path().join("engram.toml");
+        std::fs::write(&file, format!("[memory]\nenabled = false\n{config}")).expect("a configuration");
+        Self::spawn(free_port(), data, "none", &["--config", file.to_str().expect("a path")])
+    }
+
+    fn spawn(port: u16, data: tempfile::TempDir, model: &str, flags: &[&str]) -> Self {
         let begun = Instant::now();
         let child = Command::new(binary())
             .args(["serve", "--model", model, "--host", "127.0.0.1", "--port", &port.to_string(), "--data-dir"])
@@ -59,7 +76,6 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         server.started_in = begun.elapsed();
-        server.blocks_total = server.metric("engram_kv_blocks", "");
         server
     }
 
@@ -116,6 +132,12 @@ impl Server {
         kib.expect("VmRSS") * 1024
     }
 
+    /// Ends the process as `kill -9` does.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ended");
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(libc::SIGTERM);
@@ -131,6 +153,14 @@ impl Server {
         // SAFETY: kill has no memory effects; the pid is our own child, not yet waited for.
         let result = unsafe { libc::kill(pid, signal) };
         assert_eq!(result, 0, "signal {signal}");
+    }
+
+    /// What `/v1/admin/backends` says of one backend.
+    pub fn backend(&self, name: &str) -> Value {
+        let (_, body) = self.blocking_get("/v1/admin/backends").expect("the backends");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        let mut backends = body["backends"].as_array().expect("a list").iter();
+        backends.find(|backend| backend["name"] == name).unwrap_or_else(|| panic!("no {name} in {body}")).clone()
     }
 
     /// Waits for the process to end by itself.

@@ -36,7 +36,7 @@ pub async fn metrics(State(state): State<AppState>) -> Result<Response, ApiError
         })
         .collect();
     state.memory().measure().await;
-    state.routing().metrics().measure(&state.routing().table());
+    state.routing().metrics().measure(&state.routing().table(), state.routing().placement());
     let text = state
         .metrics()
         .render(&reports)

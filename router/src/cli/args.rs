@@ -92,7 +92,7 @@ impl FetchArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Catalog id (see `engram models`), owner/repo[:QUANT][@revision] of the hub, or a path
+    /// Catalog id (see `engram models`), owner/repo[:QUANT][@revision] of the hub, a path, or none: only backends answer
     /// [env: ENGRAM_MODEL] [default: qwen2.5-coder-0.5b-instruct]
     #[arg(long, short, value_name = "NAME")]
     pub model: Option<String>,

@@ -13,6 +13,7 @@ Examples:
   engram serve --model smollm2-135m-instruct --port 9000
   engram serve --model Qwen/Qwen2.5-Coder-7B-Instruct-GGUF:Q4_K_M --kv-memory 4GiB
   engram serve --model ./my-model.gguf --offline
+  engram serve --model none --config front.toml   # no model here: its [backends.*] answer
   ENGRAM_API_KEYS=my-long-secret engram serve --host 0.0.0.0
 
 What a flag does not say comes from the environment (ENGRAM_SERVER_PORT sets server.port), then from

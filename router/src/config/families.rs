@@ -186,7 +186,7 @@ pub static BACKENDS: Family = Family {
         key("headers_file", Kind::Path, "", "a file of such headers, one a line"),
         key("ca_file", Kind::Path, "", "one more root certificate to trust, PEM"),
         key("connect_timeout_s", TIME, "2", "time to connect, TLS included"),
-        key("first_token_timeout_s", TIME, "60", "time to the first token, or to a whole answer's head"),
+        key("first_token_timeout_s", TIME, "60", "time to a stream's first token; a whole answer has timeout_s"),
         key("idle_timeout_s", TIME, "30", "longest silence within a stream"),
         key("timeout_s", TIME, "600", "longest that one attempt may take"),
         key("max_in_flight", Kind::Count { min: 1, max: 1 << 20 }, "256", "requests there at once; past it: the next"),

@@ -131,7 +131,7 @@ pub static KEYS: &[Key] = &[
         "ENGRAM_MODEL",
         Kind::Text,
         "qwen2.5-coder-0.5b-instruct",
-        "catalog id, owner/repo[:QUANT][@revision], or a path",
+        "catalog id, owner/repo[:QUANT][@revision], a path, or none: only backends answer",
     ),
     key("model.path", Kind::Path, "", "weights to load; model.name is then only what clients call them"),
     aliased("model.device", "ENGRAM_DEVICE", Kind::Device, "auto", "auto, cpu or cuda:N"),

@@ -87,12 +87,19 @@ pub struct ServerConfig {
 /// `[model]`: what is served and on which device.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// Catalog id, `owner/repo[:QUANT][@revision]`, or a path.
+    /// Catalog id, `owner/repo[:QUANT][@revision]`, a path, or `none`.
     pub name: String,
     /// Weights to load instead of what `name` resolves to; `name` is then only what clients call it.
     pub path: Option<PathBuf>,
     /// Where it runs.
     pub device: Device,
+}
+
+impl ModelConfig {
+    /// Whether this process serves no model of its own, and only asks others (`model.name = "none"`).
+    pub fn is_none(&self) -> bool {
+        self.path.is_none() && self.name == "none"
+    }
 }
 
 /// `[engine]`: how much runs at once and in how much memory.

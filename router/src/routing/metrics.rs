@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::breaker::BreakerState;
 use crate::money::Usd;
+use crate::placement::Placement;
 use crate::prices::TokenCount;
 
 use super::Table;
@@ -21,6 +22,7 @@ pub struct RoutingMetrics {
     breaker: IntGaugeVec,
     in_flight: IntGaugeVec,
     up: IntGaugeVec,
+    share: GaugeVec,
 }
 
 impl RoutingMetrics {
@@ -41,6 +43,11 @@ impl RoutingMetrics {
             &["backend", "model"],
         )?;
         registry.register(Box::new(dollars.clone()))?;
+        let share = GaugeVec::new(
+            Opts::new("engram_peer_share", "Part of a full share that a peer is given, 0 to 1; it grows after a return."),
+            &["backend"],
+        )?;
+        registry.register(Box::new(share.clone()))?;
         Ok(Self {
             decisions: counter(
                 "model_routing_decisions",
@@ -66,6 +73,7 @@ impl RoutingMetrics {
             breaker: gauge("engram_breaker_state", "0 closed, 1 half-open, 2 open.", &["backend"])?,
             in_flight: gauge("engram_backend_in_flight", "Calls in flight.", &["backend"])?,
             up: gauge("engram_backend_up", "1 if the last health checks reached it.", &["backend"])?,
+            share,
         })
     }
 
@@ -95,7 +103,7 @@ impl RoutingMetrics {
     }
 
     /// Brings the gauges up to now.
-    pub fn measure(&self, table: &Table) {
+    pub fn measure(&self, table: &Table, placement: &Placement) {
         let now = Instant::now();
         for (name, backend) in &table.backends {
             let state = match backend.breaker().state(now) {
@@ -106,6 +114,9 @@ impl RoutingMetrics {
             self.breaker.with_label_values(&[name]).set(state);
             self.in_flight.with_label_values(&[name]).set(backend.bulkhead().in_flight() as i64);
             self.up.with_label_values(&[name]).set(i64::from(backend.is_up()));
+        }
+        for node in placement.nodes(now) {
+            self.share.with_label_values(&[&*node.name]).set(node.standing.weight());
         }
     }
 }

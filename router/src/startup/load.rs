@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use engram_inference::Engine;
+use engram_inference::{Engine, EngineHandle};
 use engram_models::catalog::ModelKind;
 use engram_models::chat_template::{ChatTemplate, TemplateSource};
 use engram_models::fim::FimTokens;
@@ -29,6 +29,29 @@ pub struct Loaded {
     pub bytes: u64,
     /// What it runs on.
     pub device: String,
+}
+
+/// What the start has to tell of a model once it is served.
+pub struct Local {
+    /// What clients call it.
+    pub id: String,
+    /// Its engine.
+    pub engine: EngineHandle,
+    /// Where its files came from.
+    pub source: String,
+    /// Their size.
+    pub bytes: u64,
+    /// What it runs on.
+    pub device: String,
+}
+
+impl Loaded {
+    /// What is served, and what is told of it.
+    pub fn part(self) -> (ServedModel, Local) {
+        let Self { served, source, bytes, device } = self;
+        let local = Local { id: served.id.clone(), engine: served.engine.clone(), source, bytes, device };
+        (served, local)
+    }
 }
 
 /// A model without an engine yet.
@@ -77,6 +100,9 @@ pub fn load(config: &Config, metrics: &Metrics, show_progress: bool) -> anyhow::
 }
 
 fn files(config: &Config, show_progress: bool) -> anyhow::Result<ModelFiles> {
+    if config.model.is_none() {
+        bail!("`model.name` is `none`, and this needs a model: name one with --model");
+    }
     let options = pull_options(config, show_progress);
     let files = match &config.model.path {
         Some(path) => resolve(&path.display().to_string(), &options).context("`model.path`")?,

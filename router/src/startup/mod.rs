@@ -2,7 +2,8 @@
 //!
 //! The order is chosen so that what can fail fast does: the address is taken first (but nobody is
 //! accepted yet), then files are fetched, weights and tokenizer loaded side by side, and the engine
-//! started, which proves the model by one pass. Only then the port listens.
+//! started, which proves the model by one pass. Only then the port listens. A node without a model
+//! (`model.name = "none"`) has nothing to load: its backends answer.
 
 mod bind;
 mod device;
@@ -39,6 +40,7 @@ use crate::trace::Tracer;
 use doors::Addresses;
 
 pub use load::{Weights, load_weights};
+use load::{Loaded, Local};
 pub use local::{LocalServer, start_local, start_memory};
 pub use memory::{embedded_config, encoder};
 pub use reloading::ReadAgain;
@@ -83,18 +85,21 @@ async fn serve(resolved: Resolved, serving: Serving) -> anyhow::Result<()> {
     let config = resolved.config.clone();
     let taken = addresses.take()?;
     let metrics = Arc::new(Metrics::new()?);
-    let loading = config.clone();
-    let observers = Arc::clone(&metrics);
-    let loaded = tokio::task::spawn_blocking(move || load::load(&loading, &observers, true)).await??;
+    let loaded = match config.model.is_none() {
+        true => None,
+        false => {
+            let (loading, observers) = (config.clone(), Arc::clone(&metrics));
+            Some(tokio::task::spawn_blocking(move || load::load(&loading, &observers, true)).await??)
+        }
+    };
+    let (served, local) = loaded.map(Loaded::part).unzip();
 
-    let engine = loaded.served.engine.clone();
-    let id = loaded.served.id.clone();
     let encoders = Encoders::new(&config.memory.encoder, pull_options(&config, false));
     encoders.start();
     let memory = memory::start(&config, encoders.clone(), Arc::clone(&metrics));
     let routing = routing(&config, &metrics)?;
     routing.compare_by(Arc::new(QuestionEncoder::new(encoders.clone())));
-    let models = Models::new([loaded.served]).with_encoders(encoders);
+    let models = Models::new(served).with_encoders(encoders);
     // The first requests are to find models; a backend that does not answer is found to be down.
     routing.discover().await;
     routing.watch();
@@ -112,28 +117,28 @@ async fn serve(resolved: Resolved, serving: Serving) -> anyhow::Result<()> {
     let ready = ready::Ready {
         address,
         admin: doors.admin,
-        model: &id,
-        source: &loaded.source,
-        bytes: loaded.bytes,
+        local: local.as_ref(),
+        backends: config.routing.backends.len(),
         config: &config,
         keys: keys.count(),
         open: keys.is_open(),
-        engine: &engine,
         machine: &Machine::detect(),
-        device: &loaded.device,
         took: begun.elapsed(),
     };
     // Where nobody reads standard output, serving goes on all the same.
     if let Err(error) = crate::cli::print(&ready.text(&config.server.host)) {
         tracing::warn!("the ready line could not be printed: {error}");
     }
-    tracing::info!(%address, model = %id, elapsed = ?begun.elapsed(), "ready");
+    tracing::info!(%address, model = local.as_ref().map(|local| &local.id), elapsed = ?begun.elapsed(), "ready");
 
     crate::serve_doors(doors.all, state, stop).await;
     memory.close();
     // Its streams have ended by now; this ends its thread, and gives its memory back in order.
-    let drained = engine.drain_async(Instant::now()).await?;
-    tracing::info!(cut_off = drained.cut_off, "stopped");
+    let cut_off = match &local {
+        Some(local) => local.engine.drain_async(Instant::now()).await?.cut_off,
+        None => 0,
+    };
+    tracing::info!(cut_off, "stopped");
     Ok(())
 }
 

@@ -4,26 +4,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use engram_benches::machine::Machine;
-use engram_inference::EngineHandle;
 
 use crate::auth::is_loopback;
+use super::load::Local;
 use crate::config::{Config, MemoryBackend, human_size};
 
 /// Facts of a server that has just begun to listen.
 pub struct Ready<'a> {
     pub address: SocketAddr,
     pub admin: Option<SocketAddr>,
-    pub model: &'a str,
-    pub source: &'a str,
-    pub bytes: u64,
+    /// The model here; `None`: only backends answer.
+    pub local: Option<&'a Local>,
+    /// Servers that may be asked.
+    pub backends: usize,
     pub config: &'a Config,
     /// API keys that open.
     pub keys: usize,
     /// None is asked for.
     pub open: bool,
-    pub engine: &'a EngineHandle,
     pub machine: &'a Machine,
-    pub device: &'a str,
     pub took: Duration,
 }
 
@@ -31,39 +30,64 @@ impl Ready<'_> {
     /// The text; `host` is what was configured, for a name says more than its address.
     pub fn text(&self, host: &str) -> String {
         let url = url(if self.config.tls.is_some() { "https" } else { "http" }, host, self.address);
-        let capacity = self.engine.capacity();
+        format!(
+            "engram {version} is ready on {url} after {took:.1} s\n\
+             {model}\
+             \x20 memory    {memory}\n\
+             {compute}\
+             {backends}\
+             \x20 access    {access}\n\
+             {admin}\
+             \nTry it:\n\n{curl}\n\n",
+            version = env!("CARGO_PKG_VERSION"),
+            took = self.took.as_secs_f64(),
+            model = self.model(),
+            memory = self.memory(),
+            compute = self.compute(),
+            backends = self.backends(),
+            access = self.access(),
+            admin = self.admin.map_or_else(String::new, |at| format!("  admin     {at}: metrics and /v1/admin\n")),
+            curl = self.curl(&url),
+        )
+    }
+
+    fn model(&self) -> String {
+        let Some(local) = self.local else {
+            return "  model     none here\n".into();
+        };
+        let capacity = local.engine.capacity();
         let limit = match capacity.kv_tokens < capacity.max_len {
             // One request could use the whole context, but the cache holds less.
             true => format!("{} tokens (of {}: raise --kv-memory for more)", capacity.kv_tokens, capacity.max_len),
             false => format!("{} tokens", capacity.max_len),
         };
         format!(
-            "engram {version} is ready on {url} after {took:.1} s\n\
-             \x20 model     {model}, {size} from {source}, context {limit}\n\
-             \x20 KV cache  {kv}: {blocks} blocks of {block_size} = {kv_tokens} tokens in {kv_dtype}\n\
-             \x20 memory    {memory}\n\
-             \x20 compute   {device}, {threads} threads, {isa}\n\
-             \x20 access    {access}\n\
-             {admin}\
-             \nTry it:\n\n{curl}\n\n",
-            version = env!("CARGO_PKG_VERSION"),
-            took = self.took.as_secs_f64(),
-            model = self.model,
-            size = human_size(self.bytes),
-            source = self.source,
+            "  model     {id}, {size} from {source}, context {limit}\n\
+             \x20 KV cache  {kv}: {blocks} blocks of {block_size} = {kv_tokens} tokens in {kv_dtype}\n",
+            id = local.id,
+            size = human_size(local.bytes),
+            source = local.source,
             kv = human_size(capacity.kv_bytes as u64),
             blocks = capacity.num_blocks,
             block_size = self.config.engine.block_size,
             kv_tokens = capacity.kv_tokens,
             kv_dtype = self.config.engine.kv_dtype.name(),
-            memory = self.memory(),
-            device = self.device,
-            threads = self.machine.threads,
-            isa = self.machine.isa,
-            access = self.access(),
-            admin = self.admin.map_or_else(String::new, |at| format!("  admin     {at}: metrics and /v1/admin\n")),
-            curl = self.curl(&url),
         )
+    }
+
+    fn compute(&self) -> String {
+        let Self { local, machine, .. } = self;
+        local.map_or_else(String::new, |local| {
+            format!("  compute   {}, {} threads, {}\n", local.device, machine.threads, machine.isa)
+        })
+    }
+
+    fn backends(&self) -> String {
+        match (self.backends, self.local) {
+            (0, Some(_)) => String::new(),
+            (0, None) => "  backends  NONE: nobody answers; name some under [backends.*] of a config file\n".into(),
+            (backends, _) => format!("  backends  {backends}, see /v1/admin/backends\n"),
+        }
     }
 
     fn memory(&self) -> String {
@@ -92,7 +116,7 @@ impl Ready<'_> {
     fn curl(&self, url: &str) -> String {
         let key = if self.open { "" } else { "  -H \"Authorization: Bearer $ENGRAM_API_KEY\" \\\n" };
         let body = serde_json::json!({
-            "model": self.model,
+            "model": self.local.map_or("auto", |local| &local.id),
             "stream": true,
             "messages": [{ "role": "user", "content": "Write a Rust function that reverses a string." }],
         });

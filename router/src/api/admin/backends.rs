@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::app::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::openai::fields::nearest;
+use crate::placement::NodeState;
 
 /// All backends: the engine here, then the remote ones.
 pub async fn list(State(state): State<AppState>) -> Json<Value> {
@@ -27,8 +28,25 @@ pub async fn list(State(state): State<AppState>) -> Json<Value> {
             "backlog_tokens": stats.backlog_tokens,
         })
     });
-    let remote = table.backends.values().map(|backend| backend.describe(now));
+    let nodes = state.routing().placement().nodes(now);
+    let remote = table.backends.values().map(|backend| {
+        let mut shown = backend.describe(now);
+        if let Some(node) = nodes.iter().find(|node| &*node.name == backend.name()) {
+            shown["placement"] = describe_node(node);
+        }
+        shown
+    });
     Json(json!({"backends": local.chain(remote).collect::<Vec<Value>>()}))
+}
+
+/// What a peer is given among its like; one that is new or back has a growing part of a full share.
+fn describe_node(node: &NodeState) -> Value {
+    json!({
+        "standing": node.standing.as_str(),
+        "share": (node.standing.weight() * 1e3).round() / 1e3,
+        "in_flight": node.in_flight,
+        "first_token_s": node.first_token_s,
+    })
 }
 
 /// Closes all breakers of one backend.
