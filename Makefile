@@ -10,11 +10,12 @@ ENGRAM := $(TARGET)/release/engram
 VENV := .venv
 NPM ?= npm
 GATEWAY := tests/node/node_modules
+VECTORS ?= 100000
 MODEL ?= qwen2.5-coder-0.5b-instruct
 TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v2 wordllama
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors bench-overhead agreement every-type cuda-check clients servers gateway models
+.PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors bench-overhead agreement every-type cuda-check clients servers gateway models bench-memory-path bench-kill
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,14 +75,22 @@ bench-peer: build models ## measure beside llama.cpp, engines and servers (build
 	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/run.py --engram $(ENGRAM) $(ARGS) && \
 	  "$$LLAMA_PYTHON" benches/vs_llama_cpp/server.py --engram $(ENGRAM) $(ARGS)
 
-bench-vectors: $(TARGET)/vectors/base.npy ## measure the vector index beside hnswlib, faiss and usearch: make bench-vectors [ARGS="--rounds 5"]
+bench-vectors: $(TARGET)/vectors/$(VECTORS)/truth.npy ## measure the vector index beside hnswlib, faiss and usearch: make bench-vectors [VECTORS=100000] [ARGS="--rounds 5"]
 	$(CARGO) build --release -p engram-memory --example vectors
-	$(TARGET)/vectors-venv/bin/python benches/vectors/run.py $(TARGET)/vectors --engram $(TARGET)/release/examples/vectors $(ARGS)
+	$(TARGET)/vectors-venv/bin/python benches/vectors/run.py $(TARGET)/vectors/$(VECTORS) --engram $(TARGET)/release/examples/vectors $(ARGS)
 
-$(TARGET)/vectors/base.npy: benches/vectors/make_vectors.py benches/vectors/requirements.txt
+$(TARGET)/vectors/$(VECTORS)/truth.npy: benches/vectors/make_vectors.py benches/vectors/chunks.py benches/vectors/requirements.txt
 	$(PYTHON) -m venv $(TARGET)/vectors-venv
 	$(TARGET)/vectors-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benches/vectors/requirements.txt
-	$(TARGET)/vectors-venv/bin/python $< $(TARGET)/vectors
+	$(TARGET)/vectors-venv/bin/python $< $(TARGET)/vectors/$(VECTORS) --count $(VECTORS)
+
+bench-memory-path: build ## measure searches by text over HTTP, 1,000 clients, 100,000 records: make bench-memory-path [ARGS="--rates 300 400"]
+	$(ENGRAM) pull all-minilm-l6-v2
+	$(ENGRAM) pull smollm2-135m-instruct
+	$(PYTHON) benches/memory_path/run.py --engram $(ENGRAM) --dir $(TARGET)/memory-path $(ARGS)
+
+bench-kill: ## kill the memory while it writes, 2,000 times, and look for every record: make bench-kill [ROUNDS=2000]
+	ENGRAM_KILL_ROUNDS=$(or $(ROUNDS),2000) $(CARGO) test --release --workspace --test kill
 
 bench-overhead: build gateway $(TARGET)/overhead-venv/.installed ## measure the router beside Portkey's gateway and LiteLLM's proxy: make bench-overhead [ARGS="--rounds 5"]
 	$(CARGO) build --release -p engram-benches --example fixed_upstream --example http_load

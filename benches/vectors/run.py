@@ -2,7 +2,8 @@
 
 Every engine builds a graph with M=16 and ef_construction=200 over `base.npy`; then, round by round, each answers
 `queries.npy` for a second at each `ef` on all threads, so that what else the machine does meets all alike. The table
-gives medians over the rounds; queries a second at a recall lie on the line between the two nearest `ef` measured.
+gives medians over the rounds; queries a second at a recall lie on the line between the two nearest `ef` measured. Bytes a vector
+are what the process grew by during the build.
 """
 
 import argparse
@@ -25,14 +26,21 @@ K, M, EF_CONSTRUCTION, SECONDS = 10, 16, 200, 1.0
 TARGETS = (0.97, 0.99)
 
 
+def resident():
+    """Bytes of this process in memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class Peer:
     """A library in this process: `ask(ef)` gives ids [queries, K]."""
 
     def __init__(self, data, threads):
         self.data, self.threads = data, threads
-        start = time.perf_counter()
+        start, before = time.perf_counter(), resident()
         self.build()
         self.build_s = time.perf_counter() - start
+        self.bytes_per_vector = (resident() - before) / len(data["base"])
 
     def measure(self, ef):
         found = self.ask(ef)
@@ -93,7 +101,7 @@ class Engram:
             [program, directory, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.built = json.loads(self.process.stdout.readline())
-        self.build_s = self.built["build_s"]
+        self.build_s, self.bytes_per_vector = self.built["build_s"], self.built["resident_per_vector"]
 
     def measure(self, ef):
         self.process.stdin.write(f"{ef}\n")
@@ -143,14 +151,14 @@ def main():
         points = [
             (statistics.median(r for r, _ in runs), statistics.median(q for _, q in runs)) for runs in measured[name].values()
         ]
-        rows.append({"engine": name, "build_s": engine.build_s, "points": list(zip(args.ef, points)),
+        rows.append({"engine": name, "build_s": engine.build_s, "bytes_per_vector": engine.bytes_per_vector, "points": list(zip(args.ef, points)),
                      "qps_at": {str(target): at_recall(points, target) for target in TARGETS}})
 
-    lines = ["| | build s | " + " | ".join(f"q/s at {t}" for t in TARGETS) + " | ef: recall@10 / q/s |", "|---|---|---|---|---|"]
+    lines = ["| | build s | bytes a vector | " + " | ".join(f"q/s at {t}" for t in TARGETS) + " | ef: recall@10 / q/s |", "|---|---|---|---|---|---|"]
     for row in rows:
         at = " | ".join(f"{q:,.0f}" if (q := row["qps_at"][str(t)]) else "not reached" for t in TARGETS)
         points = " · ".join(f"{ef}: {recall:.4f} / {qps:,.0f}" for ef, (recall, qps) in row["points"])
-        lines.append(f"| {row['engine']} | {row['build_s']:.1f} | {at} | {points} |")
+        lines.append(f"| {row['engine']} | {row['build_s']:.1f} | {row['bytes_per_vector']:,.0f} | {at} | {points} |")
     table = "\n".join(lines)
     print(table)
     if args.out:

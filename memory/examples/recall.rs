@@ -1,8 +1,10 @@
 //! How often the right function comes first: MRR@10 and recall@10 of each signal alone and of all together, on the set
 //! that `benches/recall/build.py` makes.
 //!
-//! `recall DIR tune|report`; with `tune` other weights are tried too, one at a time.
+//! `recall DIR tune` looks for better weights, one knob at a time; `recall DIR report [NAME=VALUE ..]` tells of the other half,
+//! with the shipped weights and with those given; `recall DIR speed` times the words' index at 100,000 records.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use engram_memory::RecordId;
 use engram_memory::backend::Candidate;
 use engram_memory::config::Weights;
 use engram_memory::fuse::{Rankings, fuse};
-use engram_memory::lexical::{LexicalIndex, LexicalParams, Words};
+use engram_memory::lexical::{LexicalIndex, LexicalParams, Words, content_words};
 use engram_memory::literal::{LiteralIndex, Literals};
 use engram_memory::mmr::{diverse, dot};
 use serde::Deserialize;
@@ -75,37 +77,92 @@ impl Set {
     }
 }
 
-/// What each signal says to each query.
-fn rankings(set: &Set, params: LexicalParams) -> Vec<Rankings> {
-    let weights = Weights::default();
-    let k = (K * weights.candidates_per_hit).max(weights.min_candidates);
+/// What of a search is tried: how signals are weighed, and how words are.
+#[derive(Clone, Default)]
+struct Setting {
+    weights: Weights,
+    words: LexicalParams,
+}
+
+/// What may be tried of each; BM25's own weight is 1, for only ratios count.
+const KNOBS: [(&str, &[f32]); 9] = [
+    ("dense", &[0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5]),
+    ("rrf_k", &[1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0]),
+    ("literal", &[0.0, 0.1, 0.25, 0.5, 1.0]),
+    ("b", &[0.3, 0.4, 0.5, 0.6, 0.75, 0.9]),
+    ("k1", &[0.6, 0.9, 1.2, 1.6, 2.0]),
+    ("symbol", &[0.0, 1.0, 2.0, 3.0, 5.0, 8.0]),
+    ("path", &[0.0, 1.0, 2.0, 3.0]),
+    ("mmr_lambda", &[0.5, 0.7, 0.8, 0.9, 1.0]),
+    ("mmr_from", &[0.8, 0.85, 0.9, 0.95]),
+];
+
+impl Setting {
+    /// The same with another value of a knob.
+    fn with(&self, name: &str, value: f32) -> Result<Self, Failure> {
+        let mut changed = self.clone();
+        let Setting { weights, words } = &mut changed;
+        match name {
+            "dense" => weights.dense = value,
+            "rrf_k" => weights.rrf_k = value,
+            "literal" => weights.literal = value,
+            "mmr_lambda" => weights.mmr_lambda = value,
+            "mmr_from" => weights.mmr_from = value,
+            "b" => words.b = value,
+            "k1" => words.k1 = value,
+            "symbol" => words.symbol = value as u16,
+            "path" => words.path = value as u16,
+            _ => return Err(format!("{name}: known are {}", KNOBS.map(|(name, _)| name).join(", ")).into()),
+        }
+        Ok(changed)
+    }
+
+    /// The same with `NAME=VALUE` set.
+    fn parsed(&self, change: &str) -> Result<Self, Failure> {
+        let (name, value) = change.split_once('=').ok_or_else(|| format!("{change}: write NAME=VALUE"))?;
+        self.with(name, value.parse().map_err(|error| format!("{change}: {error}"))?)
+    }
+}
+
+/// What each signal says to each query; the same queries that a [`engram_memory::Memory`] puts to its backend.
+fn rankings(set: &Set, dense: &[Vec<Candidate>], params: LexicalParams) -> Vec<Rankings> {
+    let k = candidates();
     let words: Vec<_> = (0..set.functions.len()).map(|place| (RecordId(place as u128), set.words(place))).collect();
     let index = LexicalIndex::build(params, &words);
     let mut literals = LiteralIndex::default();
     words.iter().for_each(|(id, words)| literals.insert(*id, *words));
     let content = |id: RecordId| Some(set.functions[id.0 as usize].content.clone());
-    let ask = |query: usize| {
+    on_two_threads(set.queries.len(), |query| {
         let text = set.text(query);
         Rankings {
-            dense: Some(set.nearest(query, k)),
-            lexical: Some(index.search(text, k, &|_| true)),
+            dense: Some(dense[query].clone()),
+            lexical: Some(index.search(&content_words(text), k, &|_| true)),
             literal: Some(literals.search(&index, text, k, &|_| true, &content)),
         }
-    };
-    let half = set.queries.len() / 2;
+    })
+}
+
+/// Candidates a signal.
+fn candidates() -> usize {
+    let weights = Weights::default();
+    (K * weights.candidates_per_hit).max(weights.min_candidates)
+}
+
+fn on_two_threads<T: Send>(count: usize, ask: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let half = count / 2;
     thread::scope(|scope| {
-        let second = scope.spawn(|| (half..set.queries.len()).map(ask).collect::<Vec<_>>());
-        let mut all: Vec<_> = (0..half).map(ask).collect();
+        let second = scope.spawn(|| (half..count).map(&ask).collect::<Vec<_>>());
+        let mut all: Vec<_> = (0..half).map(&ask).collect();
         all.extend(second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         all
     })
 }
 
-/// MRR@10 and recall@10, in the order in which a memory gives its hits.
-fn quality(set: &Set, rankings: &[Rankings], weights: &Weights, keep: fn(&Rankings) -> Rankings) -> (f64, f64) {
-    let (mut reciprocal, mut found) = (0.0, 0);
-    for (query, rankings) in rankings.iter().enumerate() {
-        let mut fused = fuse(&keep(rankings), weights);
+/// For each query the reciprocal of its answer's rank among ten hits, 0 where it is not there; hits in the order in which a
+/// memory gives them.
+fn reciprocals(set: &Set, rankings: &[Rankings], weights: &Weights) -> Vec<f64> {
+    on_two_threads(rankings.len(), |query| {
+        let mut fused = fuse(&rankings[query], weights);
         if Literals::of(set.text(query)).only {
             fused.sort_by(|a, b| b.literal.unwrap_or(0.0).total_cmp(&a.literal.unwrap_or(0.0)));
         }
@@ -113,63 +170,72 @@ fn quality(set: &Set, rankings: &[Rankings], weights: &Weights, keep: fn(&Rankin
         let hits: Vec<_> = fused.iter().map(|hit| (hit.score, set.vector(hit.id.0 as usize))).collect();
         let answer = RecordId(set.queries[query].0 as u128);
         let order = diverse(&hits, K, weights);
-        if let Some(rank) = order.iter().position(|&place| fused[place].id == answer) {
-            reciprocal += 1.0 / (rank + 1) as f64;
-            found += 1;
+        order.iter().position(|&place| fused[place].id == answer).map_or(0.0, |rank| 1.0 / (rank + 1) as f64)
+    })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn print(name: &str, reciprocals: &[f64]) {
+    let found: Vec<f64> = reciprocals.iter().map(|&one| f64::from(u8::from(one > 0.0))).collect();
+    println!("{name:<24} MRR@10 {:.4}   recall@10 {:.4}", mean(reciprocals), mean(&found));
+}
+
+/// What is gained a query, and the standard error of that.
+fn gain(new: &[f64], old: &[f64]) -> (f64, f64) {
+    let differences: Vec<f64> = new.iter().zip(old).map(|(new, old)| new - old).collect();
+    let gain = mean(&differences);
+    let squares: Vec<f64> = differences.iter().map(|one| (one - gain).powi(2)).collect();
+    (gain, (mean(&squares) / differences.len().max(1) as f64).sqrt())
+}
+
+/// Each signal alone, and all together; gives the last.
+fn tell(set: &Set, rankings: &[Rankings], weights: &Weights) -> Vec<f64> {
+    let only = |keep: fn(&Rankings) -> Rankings| rankings.iter().map(keep).collect::<Vec<_>>();
+    let dense = only(|all| Rankings { dense: all.dense.clone(), ..Rankings::default() });
+    let lexical = only(|all| Rankings { lexical: all.lexical.clone(), ..Rankings::default() });
+    let hybrid = reciprocals(set, rankings, weights);
+    print("dense", &reciprocals(set, &dense, weights));
+    print("BM25", &reciprocals(set, &lexical, weights));
+    print("hybrid", &hybrid);
+    hybrid
+}
+
+/// From the shipped setting to the best that one knob after another finds, until none gains any more; printed as
+/// arguments for the other half.
+fn tune(set: &Set, dense: &[Vec<Candidate>]) -> Result<(), Failure> {
+    let shipped = Setting::default();
+    let mut kept = rankings(set, dense, shipped.words);
+    let start = reciprocals(set, &kept, &shipped.weights);
+    let (mut best, mut reached) = (shipped, start.clone());
+    let mut chosen: BTreeMap<&str, f32> = BTreeMap::new();
+    loop {
+        let before = mean(&reached);
+        for (name, values) in KNOBS {
+            let mut line = format!("{name:<11}");
+            for &value in values {
+                let tried = best.with(name, value)?;
+                let rankings = if tried.words == best.words { kept.clone() } else { rankings(set, dense, tried.words) };
+                let found = reciprocals(set, &rankings, &tried.weights);
+                line += &format!("  {value}: {:.4}", mean(&found));
+                if mean(&found) > mean(&reached) {
+                    (best, reached, kept) = (tried, found, rankings);
+                    chosen.insert(name, value);
+                }
+            }
+            println!("{line}");
+        }
+        if mean(&reached) <= before {
+            break;
         }
     }
-    let queries = rankings.len().max(1) as f64;
-    (reciprocal / queries, f64::from(found) / queries)
-}
-
-fn print(name: &str, (mrr, recall): (f64, f64)) {
-    println!("{name:<44} MRR@10 {mrr:.4}   recall@10 {recall:.4}");
-}
-
-fn all(rankings: &Rankings) -> Rankings {
-    rankings.clone()
-}
-
-fn tell(set: &Set, rankings: &[Rankings], weights: &Weights) {
-    print("dense", quality(set, rankings, weights, |all| Rankings { dense: all.dense.clone(), ..Rankings::default() }));
-    let lexical = |all: &Rankings| Rankings { lexical: all.lexical.clone(), ..Rankings::default() };
-    print("BM25", quality(set, rankings, weights, lexical));
-    print("hybrid", quality(set, rankings, weights, all));
-}
-
-/// Each weight at other values, the rest at their defaults.
-fn tune(set: &Set, base: &[Rankings]) {
-    type Change = fn(&mut Weights, f32);
-    let changes: [(&str, &[f32], Change); 5] = [
-        ("rrf_k", &[1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0], |weights, to| weights.rrf_k = to),
-        ("dense", &[0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0], |weights, to| weights.dense = to),
-        ("literal", &[0.0, 0.1, 0.25, 0.5, 1.0], |weights, to| weights.literal = to),
-        ("mmr_lambda", &[0.7, 0.8, 0.9, 1.0], |weights, to| weights.mmr_lambda = to),
-        ("mmr_from", &[0.8, 0.9, 0.95], |weights, to| weights.mmr_from = to),
-    ];
-    for (name, values, change) in changes {
-        for &value in values {
-            let mut weights = Weights::default();
-            change(&mut weights, value);
-            print(&format!("{name} {value}"), quality(set, base, &weights, all));
-        }
-    }
-    let standard = LexicalParams::default();
-    for params in [
-        LexicalParams { k1: 0.9, ..standard },
-        LexicalParams { k1: 1.6, ..standard },
-        LexicalParams { b: 0.4, ..standard },
-        LexicalParams { b: 0.6, ..standard },
-        LexicalParams { b: 0.9, ..standard },
-        LexicalParams { symbol: 0, ..standard },
-        LexicalParams { symbol: 2, ..standard },
-        LexicalParams { symbol: 5, ..standard },
-        LexicalParams { path: 0, ..standard },
-        LexicalParams { path: 2, ..standard },
-    ] {
-        println!("{params:?}");
-        tell(set, &rankings(set, params), &Weights::default());
-    }
+    let (more, error) = gain(&reached, &start);
+    println!("{:.4} from {:.4}: {more:+.4} with a standard error of {error:.4}", mean(&reached), mean(&start));
+    let arguments: Vec<String> = chosen.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    println!("{}", arguments.join(" "));
+    Ok(())
 }
 
 /// Copies of the functions to `records`, and what a build and a search take.
@@ -188,7 +254,7 @@ fn speed(set: &Set, records: usize) {
     let mut times: Vec<Duration> = (0..set.queries.len())
         .map(|query| {
             let start = Instant::now();
-            std::hint::black_box(index.search(set.text(query), 50, &|_| true));
+            std::hint::black_box(index.search(&content_words(set.text(query)), 50, &|_| true));
             start.elapsed()
         })
         .collect();
@@ -204,14 +270,28 @@ fn speed(set: &Set, records: usize) {
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [directory, half] = arguments.as_slice() else { return Err("usage: recall DIR tune|report".into()) };
-    let set = Set::read(Path::new(directory), half)?;
+    let [directory, half, changes @ ..] = arguments.as_slice() else {
+        return Err("usage: recall DIR tune|report|speed [NAME=VALUE ..]".into());
+    };
+    let speed_alone = half == "speed";
+    let set = Set::read(Path::new(directory), if speed_alone { "report" } else { half })?;
     println!("{half}: {} queries, {} functions", set.queries.len(), set.functions.len());
-    let base = rankings(&set, LexicalParams::default());
-    tell(&set, &base, &Weights::default());
-    speed(&set, 100_000);
+    if speed_alone {
+        speed(&set, 100_000);
+        return Ok(());
+    }
+    let dense = on_two_threads(set.queries.len(), |query| set.nearest(query, candidates()));
+    let shipped = Setting::default();
+    let hybrid = tell(&set, &rankings(&set, &dense, shipped.words), &shipped.weights);
     if half == "tune" {
-        tune(&set, &base);
+        return tune(&set, &dense);
+    }
+    if !changes.is_empty() {
+        let other = changes.iter().try_fold(shipped, |setting, change| setting.parsed(change))?;
+        println!("with {}", changes.join(" "));
+        let changed = tell(&set, &rankings(&set, &dense, other.words), &other.weights);
+        let (more, error) = gain(&changed, &hybrid);
+        println!("hybrid gains {more:+.4} with a standard error of {error:.4}");
     }
     Ok(())
 }

@@ -24,11 +24,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let rows: Vec<(u128, &[f32])> = (0u128..).zip(base.chunks_exact(dim)).collect();
     let index = VectorIndex::new(dim, IndexParams { build_threads: threads, ..IndexParams::default() })?;
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), resident()?);
     index.insert_many(&rows)?;
     let build = start.elapsed().as_secs_f64();
-    let per_vector = index.bytes() as f64 / index.len() as f64;
-    println!("{}", serde_json::json!({"build_s": build, "vectors": index.len(), "bytes_per_vector": per_vector}));
+    let vectors = index.len() as f64;
+    let built = serde_json::json!({
+        "build_s": build,
+        "vectors": index.len(),
+        "bytes_per_vector": index.bytes() as f64 / vectors,
+        "resident_per_vector": (resident()? - before) / vectors,
+    });
+    println!("{built}");
 
     let queries: Vec<&[f32]> = queries.chunks_exact(dim).collect();
     let truth: Vec<&[u32]> = truth.chunks_exact(width).map(|row| &row[..K]).collect();
@@ -39,6 +45,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", serde_json::json!({"ef": ef, "recall": recall, "qps": qps}));
     }
     Ok(())
+}
+
+/// Bytes of this process in memory.
+fn resident() -> Result<f64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc/self/status")?;
+    let kilobytes: f64 = line.trim_end_matches("kB").trim().parse()?;
+    Ok(kilobytes * 1024.0)
 }
 
 fn recall(index: &VectorIndex, queries: &[&[f32]], truth: &[&[u32]], ef: usize) -> engram_memory::Result<f64> {
