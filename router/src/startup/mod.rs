@@ -40,7 +40,7 @@ use crate::trace::Tracer;
 use doors::Addresses;
 
 pub use load::{Weights, load_weights};
-use load::{Loaded, Local};
+use load::Loaded;
 pub use local::{LocalServer, start_local, start_memory};
 pub use memory::{embedded_config, encoder};
 pub use reloading::ReadAgain;
