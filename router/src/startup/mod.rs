@@ -39,8 +39,8 @@ use crate::tls::Tls;
 use crate::trace::Tracer;
 use doors::Addresses;
 
+use load::Loaded;
 pub use load::{Weights, load_weights};
-use load::{Loaded, Local};
 pub use local::{LocalServer, start_local, start_memory};
 pub use memory::{embedded_config, encoder};
 pub use reloading::ReadAgain;
