@@ -165,7 +165,8 @@ fn in_one_piece(fault: &str, again: bool) -> Vec<Step> {
         return steps;
     }
     let whole = |finish: &str| {
-        let choice = format!(r#"{{"index":0,"message":{{"role":"assistant","content":"ok"}},"finish_reason":{finish}}}"#);
+        let choice =
+            format!(r#"{{"index":0,"message":{{"role":"assistant","content":"ok"}},"finish_reason":{finish}}}"#);
         format!(r#"{{"id":"c","object":"chat.completion","model":"m","choices":[{choice}],"usage":{USAGE}}}"#)
     };
     match fault {
@@ -186,7 +187,9 @@ fn streamed(fault: &str, again: bool) -> Vec<Step> {
         return steps;
     }
     let piece = |delta: &str, finish: &str| {
-        event(&format!(r#"{{"id":"c","model":"m","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}"#))
+        event(&format!(
+            r#"{{"id":"c","model":"m","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}"#
+        ))
     };
     let usage = || event(&format!(r#"{{"id":"c","model":"m","choices":[],"usage":{USAGE}}}"#));
     let done = || event("[DONE]");
@@ -281,8 +284,7 @@ async fn post(client: &reqwest::Client, server: &Server, body: &Value) -> Came {
     let begun = Instant::now();
     let response = client.post(server.url("/v1/chat/completions")).json(body).send().await.expect("an answer");
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
-    let (status, retry_after, cost) =
-        (response.status().as_u16(), header("retry-after"), header("x-engram-cost-usd"));
+    let (status, retry_after, cost) = (response.status().as_u16(), header("retry-after"), header("x-engram-cost-usd"));
     let body = response.json().await.expect("JSON");
     Came { status, retry_after, cost, body, took: begun.elapsed() }
 }
@@ -320,7 +322,11 @@ fn check_stream(at: &str, came: &Streamed, (seen, _, dollars): Outcome) {
         }
         Answer(_) => {
             assert_eq!((came.status, came.text.as_str(), came.done), (200, "ok", true), "{at}: {came:?}");
-            assert_eq!(came.usage.as_ref().map(|usage| &usage["completion_tokens"]), Some(&json!(10)), "{at}: {came:?}");
+            assert_eq!(
+                came.usage.as_ref().map(|usage| &usage["completion_tokens"]),
+                Some(&json!(10)),
+                "{at}: {came:?}"
+            );
             assert!(came.error.is_none() && dollars == FULL, "{at}: {came:?}");
         }
         Broken(says) => {

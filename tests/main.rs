@@ -14,6 +14,7 @@ mod logits;
 mod memory;
 mod memory_commands;
 mod openai_client;
+mod peers;
 mod portkey;
 mod process;
 mod reference;

@@ -31,7 +31,9 @@ impl Answers {
             r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"fixed","choices":[{choice}],{USAGE}}}"#
         );
         Self {
-            models: json(r#"{"object":"list","data":[{"id":"fixed","object":"model","created":1,"owned_by":"bench"}]}"#),
+            models: json(
+                r#"{"object":"list","data":[{"id":"fixed","object":"model","created":1,"owned_by":"bench"}]}"#,
+            ),
             whole: json(&whole),
             stream: stream(),
         }

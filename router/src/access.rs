@@ -329,6 +329,11 @@ impl TrackedBody {
     }
 }
 
+/// Events in a piece of a stream. Each ends with an empty line, and has no other line break than that before it.
+fn events_in(piece: &Bytes) -> u64 {
+    piece.iter().filter(|byte| **byte == b'\n').count() as u64 / 2
+}
+
 impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
@@ -343,8 +348,8 @@ impl HttpBody for TrackedBody {
         }
         let _entered = this.ending.span.enter();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if frame.is_some() {
-            this.ending.events.iter_mut().for_each(|events| *events += 1);
+        if let (Some(Ok(frame)), Some(events)) = (&frame, &mut this.ending.events) {
+            *events += frame.data_ref().map_or(0, events_in);
         }
         if frame.is_none() {
             this.ending.body_ended = true;

@@ -61,6 +61,7 @@ pub fn error_event(error: &ApiError) -> Bytes {
 pub fn response(events: impl Stream<Item = Bytes> + Send + 'static, keep_alive: Duration) -> Response {
     let body = Body::from_stream(KeepAlive {
         events: Box::pin(events),
+        batch: Batch::default(),
         interval: keep_alive,
         silence: Box::pin(tokio::time::sleep(keep_alive)),
     });
@@ -73,10 +74,59 @@ pub fn response(events: impl Stream<Item = Bytes> + Send + 'static, keep_alive: 
     response
 }
 
+/// Bytes of events that are written at once; what is there is not held back for more.
+const BATCH: usize = 16 << 10;
+
+/// Events as they come, several in one piece where several are there, and comments while none is.
+///
+/// Another server's events come through a channel of one: each has its sender woken before the next is there. Without
+/// the turn that [`Batch`] gives the sender, each event was a write of its own: 19 a stream of 20, and half of its cost.
 struct KeepAlive<S> {
     events: Pin<Box<S>>,
+    batch: Batch,
     interval: Duration,
     silence: Pin<Box<Sleep>>,
+}
+
+/// What came and is not handed on yet.
+#[derive(Default)]
+struct Batch {
+    first: Option<Bytes>,
+    /// The first and what came after it, once there are two.
+    joined: Vec<u8>,
+    /// Who sends had a turn since the last event.
+    waited: bool,
+    ended: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.joined.is_empty()
+    }
+
+    fn push(&mut self, event: Bytes) {
+        self.waited = false;
+        match self.first.take() {
+            None if self.joined.is_empty() => self.first = Some(event),
+            first => {
+                self.joined.extend_from_slice(&first.unwrap_or_default());
+                self.joined.extend_from_slice(&event);
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.joined.len() >= BATCH
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        self.waited = false;
+        match self.first.take() {
+            Some(only) => Some(only),
+            None if self.joined.is_empty() => None,
+            None => Some(std::mem::take(&mut self.joined).into()),
+        }
+    }
 }
 
 impl<S: Stream<Item = Bytes>> Stream for KeepAlive<S> {
@@ -84,15 +134,24 @@ impl<S: Stream<Item = Bytes>> Stream for KeepAlive<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let item = match this.events.as_mut().poll_next(cx) {
-            Poll::Ready(item) => item,
-            Poll::Pending => match this.silence.as_mut().poll(cx) {
-                Poll::Ready(()) => Some(KEEP_ALIVE),
-                Poll::Pending => return Poll::Pending,
-            },
-        };
+        while !this.batch.ended && !this.batch.is_full() {
+            match this.events.as_mut().poll_next(cx) {
+                Poll::Ready(Some(event)) => this.batch.push(event),
+                Poll::Ready(None) => this.batch.ended = true,
+                Poll::Pending if this.batch.is_empty() => match this.silence.as_mut().poll(cx) {
+                    Poll::Ready(()) => this.batch.push(KEEP_ALIVE),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Poll::Pending if this.batch.waited => break,
+                Poll::Pending => {
+                    this.batch.waited = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
         this.silence.as_mut().reset(Instant::now() + this.interval);
-        Poll::Ready(item.map(Ok))
+        Poll::Ready(this.batch.take().map(Ok))
     }
 }
 
@@ -111,6 +170,44 @@ mod tests {
         assert_eq!(text.matches('\r').count(), 0);
         let error = ApiError::new(ErrorCode::ModelFailure, "no");
         assert!(error_event(&error).starts_with(b"data: {\"error\":{"));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_one_piece_and_nothing_is_held_back() {
+        // A channel of one, as another server's events come through: its sender needs a turn between two.
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+        tokio::spawn(async move {
+            for number in 0..20 {
+                sender.send(event(&number)).await.expect("a reader");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            sender.send(DONE).await.expect("a reader");
+        });
+        let events =
+            futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
+        let pieces: Vec<Bytes> = response(events, Duration::from_secs(9))
+            .into_body()
+            .into_data_stream()
+            .map(|piece| piece.expect("infallible"))
+            .collect()
+            .await;
+        let expected: Vec<u8> = (0..20).flat_map(|number| event(&number)).chain(DONE).collect();
+        assert_eq!(pieces.concat(), expected);
+        assert!(pieces.len() <= 4, "{} writes for 20 events that were there", pieces.len());
+        assert_eq!(pieces.last(), Some(&DONE), "what comes later comes by itself");
+    }
+
+    #[tokio::test]
+    async fn a_piece_has_a_bound() {
+        let large = Bytes::from(vec![b'x'; 10 << 10]);
+        let events = futures::stream::iter(vec![large; 10]);
+        let pieces: Vec<usize> = response(events, Duration::from_secs(9))
+            .into_body()
+            .into_data_stream()
+            .map(|piece| piece.expect("infallible").len())
+            .collect()
+            .await;
+        assert_eq!(pieces, [20 << 10; 5]);
     }
 
     #[tokio::test]

@@ -16,7 +16,8 @@ pub(super) async fn response(mut way: Way, begun: Begun, bill: Bill, mut report:
     report.upstream = begun.upstream().cloned();
     let remote = matches!(begun, Begun::Remote(_));
     let mut value = begun.whole().await?;
-    let usage = usage_of(&value).unwrap_or_else(|| way.estimated_usage(answer_text(&way, &value).len()));
+    let answered = || said(way.asked.endpoint, &value).unwrap_or_default().len();
+    let usage = usage_of(&value).unwrap_or_else(|| way.estimated_usage(answered()));
     if remote {
         way.caller.facts.add_tokens(usage.prompt as usize, usage.cached as usize, usage.completion as usize);
     }
@@ -31,7 +32,6 @@ pub(super) async fn response(mut way: Way, begun: Begun, bill: Bill, mut report:
 
 /// Adds the members that are ours, and has the exchange remembered.
 fn finish(way: Way, value: &mut Value, report: &Report, cost: crate::money::Usd) {
-    let text = answer_text(&way, value);
     if way.state.routing().is_in_use() {
         let mut member = report.member();
         member["cost_usd"] = json!(cost.as_dollars());
@@ -40,11 +40,7 @@ fn finish(way: Way, value: &mut Value, report: &Report, cost: crate::money::Usd)
     if let Some(attached) = way.attached {
         let mut exchange = Exchange::new(attached, way.question, &report.model, &way.caller.id);
         value["memory"] = exchange.member();
-        exchange.heard(&text);
+        exchange.heard(said(way.asked.endpoint, value).unwrap_or_default());
         exchange.complete();
     }
-}
-
-fn answer_text(way: &Way, value: &Value) -> String {
-    said(way.asked.endpoint, value).unwrap_or_default().to_owned()
 }

@@ -107,6 +107,18 @@ impl Models {
         self.find_for(name, &Tenant::anonymous())
     }
 
+    /// The same where nobody is told why there is none: each request to another server asks this twice, and the message
+    /// was a thirtieth of what it cost.
+    pub fn get(&self, name: Option<&str>) -> Option<Arc<ServedModel>> {
+        let Some(name) = name else {
+            let mut all = self.generating.iter();
+            return all.next().filter(|_| all.next().is_none()).map(Arc::clone);
+        };
+        let called = |model: &&Arc<ServedModel>| model.names().any(|known| known.eq_ignore_ascii_case(name));
+        let is_encoder = || self.encoders.facts().is_some() && self.encoders.has(name);
+        self.generating.iter().find(called).filter(|_| !is_encoder()).map(Arc::clone)
+    }
+
     /// The same of those that this key sees. One that it does not see is answered like one that is not there.
     pub fn find_for(&self, name: Option<&str>, tenant: &Tenant) -> Result<Arc<ServedModel>, ApiError> {
         let seen: Vec<&Arc<ServedModel>> =

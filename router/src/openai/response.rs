@@ -4,7 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
+
+use crate::request_id::random_uuid;
 
 /// Log-probabilities below this, minus infinity among them, are written as this: JSON has no
 /// infinity, and OpenAI uses the same number.
@@ -142,7 +143,7 @@ fn name_of(bytes: &[u8]) -> String {
 
 /// A fresh id with its prefix: `chatcmpl-`, `cmpl-`, `call_`.
 pub fn fresh_id(prefix: &str) -> String {
-    format!("{prefix}{}", Uuid::new_v4().simple())
+    format!("{prefix}{}", random_uuid().simple())
 }
 
 /// Seconds since 1970.

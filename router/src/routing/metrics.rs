@@ -44,7 +44,10 @@ impl RoutingMetrics {
         )?;
         registry.register(Box::new(dollars.clone()))?;
         let share = GaugeVec::new(
-            Opts::new("engram_peer_share", "Part of a full share that a peer is given, 0 to 1; it grows after a return."),
+            Opts::new(
+                "engram_peer_share",
+                "Part of a full share that a peer is given, 0 to 1; it grows after a return.",
+            ),
             &["backend"],
         )?;
         registry.register(Box::new(share.clone()))?;

@@ -218,7 +218,7 @@ impl<'a> Rule<'a> {
 
     /// Who has this model: the engine here, peers, hosted ones.
     fn candidates(&self, name: Option<&str>, table: &Table, models: &Models) -> Vec<Candidate> {
-        let own = models.find(name).ok();
+        let own = models.get(name);
         // Others know a model by its id, not by the aliases that it has here.
         let Some(name) = own.as_ref().map(|model| model.id.clone()).or_else(|| name.map(str::to_owned)) else {
             // A node without a model of its own stands for what its peers serve.
@@ -304,7 +304,7 @@ fn default_route(table: &Table) -> Option<&RouteConfig> {
 
 /// A model's name goes before a route's.
 fn names_a_route(name: &str, table: &Table, models: &Models) -> bool {
-    let is_model = models.find(Some(name)).is_ok() || table.model(name).is_some();
+    let is_model = models.get(Some(name)).is_some() || table.model(name).is_some();
     !is_model && (name == "auto" || table.route(name).is_some())
 }
 

@@ -39,6 +39,7 @@ use crate::tls::Tls;
 use crate::trace::Tracer;
 use doors::Addresses;
 
+use load::Loaded;
 pub use load::{Weights, load_weights};
 use load::Loaded;
 pub use local::{LocalServer, start_local, start_memory};

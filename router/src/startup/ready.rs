@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use engram_benches::machine::Machine;
 
-use crate::auth::is_loopback;
 use super::load::Local;
+use crate::auth::is_loopback;
 use crate::config::{Config, MemoryBackend, human_size};
 
 /// Facts of a server that has just begun to listen.

@@ -2,7 +2,8 @@
 //! <https://www.w3.org/TR/trace-context/>
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use uuid::Uuid;
+
+use crate::request_id::random_uuid;
 
 /// Header of the ids.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -38,7 +39,7 @@ impl TraceContext {
     /// A new trace that nobody keeps.
     pub fn new() -> Self {
         // Version 4 UUIDs have bits that are always set, in both halves of them: neither id is 0.
-        let (trace, span) = (Uuid::new_v4().as_u128(), Uuid::new_v4().as_u64_pair().1);
+        let (trace, span) = (random_uuid().as_u128(), random_uuid().as_u64_pair().1);
         Self { trace_id: trace, span_id: span, sampled: false, state: None }
     }
 
