@@ -12,6 +12,7 @@ use crate::app::AppState;
 use crate::auth::Tenant;
 use crate::error::ApiError;
 use crate::request_id::RequestId;
+use crate::trace::TraceContext;
 
 /// Answers a chat, at once or as a stream.
 pub async fn create(
@@ -19,8 +20,9 @@ pub async fn create(
     Extension(tenant): Extension<Tenant>,
     Extension(facts): Extension<Facts>,
     Extension(id): Extension<RequestId>,
+    Extension(trace): Extension<TraceContext>,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    serve(state, Caller { tenant, facts, id, headers }, Endpoint::Chat, body).await
+    serve(state, Caller { tenant, facts, id, headers, trace }, Endpoint::Chat, body).await
 }
