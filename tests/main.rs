@@ -13,6 +13,7 @@ mod memory;
 mod memory_commands;
 mod openai_client;
 mod portkey;
+mod portkey_front;
 mod process;
 mod reference;
 mod reload;
