@@ -16,6 +16,7 @@ mod memory_commands;
 mod openai_client;
 mod peers;
 mod portkey;
+mod portkey_front;
 mod process;
 mod reference;
 mod reload;

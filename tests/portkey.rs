@@ -1,8 +1,6 @@
 //! The real Portkey gateway between us and what it calls a provider: another Engram for what must be answered, a
 //! scripted server for what must fail on cue.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,59 +14,22 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::support::QWEN;
+use crate::support::gateway::Gateway;
 use crate::support::server::{Server, free_port};
 
-/// The gateway's process; killed when dropped.
-struct Gateway {
-    child: Child,
-    port: u16,
-}
-
-impl Gateway {
-    fn start() -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("node");
-        let script = folder.join("node_modules/@portkey-ai/gateway/build/start-server.js");
-        assert!(script.exists(), "{} is missing: `make gateway` fetches it", script.display());
-        let port = free_port();
-        let child = Command::new("node")
-            .arg(script)
-            .args([&format!("--port={port}"), "--headless"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("node, of version 18 or newer");
-        let gateway = Self { child, port };
-        let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the gateway does not listen after 60 s");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        gateway
-    }
-
-    /// A remote for a provider behind the gateway.
-    fn remote(&self, host: Option<&str>, change: impl FnOnce(&mut RemoteSettings)) -> Remote {
-        let url = format!("http://127.0.0.1:{}/v1", self.port);
-        let mut settings = RemoteSettings::new("hosted", RemoteKind::Portkey, url);
-        settings.api_key = Some(Secret::new("a-providers-key"));
-        settings.timeout = Duration::from_secs(60);
-        settings.portkey = PortkeySettings {
-            provider: Some("openai".into()),
-            custom_host: host.map(str::to_owned),
-            metadata: Some(r#"{"_user": "Zoë"}"#.into()),
-            ..PortkeySettings::default()
-        };
-        change(&mut settings);
-        Remote::new(settings).expect("good settings")
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A remote for a provider behind the gateway.
+fn remote_at(gateway: &Gateway, host: Option<&str>, change: impl FnOnce(&mut RemoteSettings)) -> Remote {
+    let mut settings = RemoteSettings::new("hosted", RemoteKind::Portkey, gateway.url());
+    settings.api_key = Some(Secret::new("a-providers-key"));
+    settings.timeout = Duration::from_secs(60);
+    settings.portkey = PortkeySettings {
+        provider: Some("openai".into()),
+        custom_host: host.map(str::to_owned),
+        metadata: Some(r#"{"_user": "Zoë"}"#.into()),
+        ..PortkeySettings::default()
+    };
+    change(&mut settings);
+    Remote::new(settings).expect("good settings")
 }
 
 fn call(endpoint: Endpoint, body: &Value) -> Call {
@@ -116,7 +77,7 @@ fn text(events: &[Value]) -> String {
 async fn engram_answers_through_the_gateway() {
     let engram = Server::start(QWEN, &[]);
     let gateway = Gateway::start();
-    let remote = gateway.remote(Some(&engram.url("/v1")), |_| {});
+    let remote = remote_at(&gateway, Some(&engram.url("/v1")), |_| {});
     remote.probe().await.expect("a gateway that lives");
     let models = remote.models().await.expect("the models behind it");
     assert!(models.iter().any(|model| model.id == QWEN), "{models:?}");
@@ -167,7 +128,7 @@ async fn engram_answers_through_the_gateway() {
     let targets = json!({"strategy": {"mode": "fallback"}, "targets": [
         {"provider": "openai", "api_key": "a", "custom_host": format!("http://127.0.0.1:{}/v1", free_port())},
         {"provider": "openai", "api_key": "b", "custom_host": engram.url("/v1")}]});
-    let fallback = gateway.remote(None, |settings| {
+    let fallback = remote_at(&gateway, None, |settings| {
         settings.portkey.provider = None;
         settings.portkey.config = Some(targets.to_string());
     });
@@ -180,8 +141,7 @@ async fn engram_answers_through_the_gateway() {
     // What Engram refuses is refused as such.
     let failure = remote.whole(chat(json!({"model": "no-such-model"}))).await.expect_err("no such model");
     assert_eq!((failure.kind, failure.status), (FailureKind::NoModel, Some(404)), "{failure}");
-    let failure =
-        remote.whole(chat(json!({"messages": [{"role": "wizard", "content": "a"}]}))).await.expect_err("no such role");
+    let failure = remote.whole(chat(json!({"stop": [7]}))).await.expect_err("no text to stop at");
     assert_eq!((failure.kind, failure.status), (FailureKind::Rejected, Some(400)), "{failure}");
 
     // Engram dies in the midst of a stream: the gateway ends it as if all were well, we do not.
@@ -234,7 +194,7 @@ async fn the_gateways_failures_have_their_names() {
     let upstream = Upstream::start(provider).await.expect("a port");
     let gateway = Gateway::start();
     let host = upstream.url();
-    let remote = gateway.remote(Some(&host), |_| {});
+    let remote = remote_at(&gateway, Some(&host), |_| {});
 
     let table = [
         ("bad-key", FailureKind::BadKey, Some(401), "said so"),
@@ -264,7 +224,7 @@ async fn the_gateways_failures_have_their_names() {
     assert_eq!(failure.kind, FailureKind::Cut, "{failure}");
 
     // The gateway gives up by itself, by its config or by the time that we have left.
-    let hasty = gateway.remote(Some(&host), |settings| {
+    let hasty = remote_at(&gateway, Some(&host), |settings| {
         settings.portkey.config = Some(r#"{"request_timeout": 200}"#.into());
     });
     let failure = hasty.whole(ask("slow", false)).await.expect_err("too slow");
@@ -281,23 +241,26 @@ async fn the_gateways_failures_have_their_names() {
 
     // Its own retries, and the word on its cache.
     let before = upstream.counts.requests.load(Ordering::Relaxed);
-    let stubborn = gateway.remote(Some(&host), |settings| settings.portkey.retries = 1);
+    let stubborn = remote_at(&gateway, Some(&host), |settings| settings.portkey.retries = 1);
     let failure = stubborn.whole(ask("503", false)).await.expect_err("twice refused");
     assert_eq!(failure.kind, FailureKind::ServerError, "{failure}");
     assert_eq!(upstream.counts.requests.load(Ordering::Relaxed) - before, 2, "one try and one more");
-    let caching = gateway.remote(Some(&host), |settings| settings.portkey.cache = PortkeyCache::Simple);
-    // Under Node it has none, and says so.
-    let whole = caching.whole(ask("good", false)).await.expect("an answer");
-    assert_eq!(whole.upstream.cache_status.as_deref(), Some("DISABLED"));
+    let caching = remote_at(&gateway, Some(&host), |settings| settings.portkey.cache = PortkeyCache::Simple);
+    let mut states = Vec::new();
+    for _ in 0..2 {
+        states.push(caching.whole(ask("good", false)).await.expect("an answer").upstream.cache_status);
+    }
+    // What is built for node has no cache, whatever it is told; the hosted gateway has one.
+    assert_eq!(states, [Some("DISABLED".to_owned()), Some("DISABLED".to_owned())]);
 
     // Nobody listens at the provider's; the gateway refuses a host; it is told nothing it knows; it is gone.
-    let nobody = gateway.remote(Some(&format!("http://127.0.0.1:{}/v1", free_port())), |_| {});
+    let nobody = remote_at(&gateway, Some(&format!("http://127.0.0.1:{}/v1", free_port())), |_| {});
     let failure = nobody.whole(ask("good", false)).await.expect_err("nobody there");
     assert_eq!((failure.kind, failure.status), (FailureKind::ServerError, Some(500)), "{failure}");
-    let private = gateway.remote(Some("http://10.1.2.3:9999/v1"), |_| {});
+    let private = remote_at(&gateway, Some("http://10.1.2.3:9999/v1"), |_| {});
     let failure = private.whole(ask("good", false)).await.expect_err("a private host");
     assert_eq!((failure.kind, failure.status), (FailureKind::Gateway, Some(400)), "{failure}");
-    let unknown = gateway.remote(None, |settings| settings.portkey.provider = Some("no-such-provider".into()));
+    let unknown = remote_at(&gateway, None, |settings| settings.portkey.provider = Some("no-such-provider".into()));
     let failure = unknown.whole(ask("good", false)).await.expect_err("no such provider");
     assert_eq!(failure.kind, FailureKind::Gateway, "{failure}");
     drop(gateway);

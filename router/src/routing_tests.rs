@@ -181,13 +181,15 @@ async fn the_request_goes_on_as_it_came_but_for_what_is_ours() {
 async fn what_the_engine_cannot_do_the_next_one_does() {
     let up = Upstream::start(|request| either(request, "instead")).await.expect("a server");
     let (state, knobs) = with_hosted(&up.url(), "");
-    let cases: [(&str, Value, bool); 3] = [
-        ("model_failure", json!({"model": "alphabet"}), true),
-        ("unsupported_parameter", json!({"model": "alphabet", "response_format": {"type": "json_object"}}), false),
-        ("context_length_exceeded", json!({"model": "alphabet", "max_tokens": 100_000, "max_cost": 5}), false),
+    // The third: steps until the engine fails. A whole answer that breaks in its midst is one that nobody has seen.
+    let cases: [(&str, Value, i64); 4] = [
+        ("model_failure", json!({"model": "alphabet"}), 0),
+        ("model_failure", json!({"model": "alphabet"}), 3),
+        ("unsupported_parameter", json!({"model": "alphabet", "response_format": {"type": "json_object"}}), -1),
+        ("context_length_exceeded", json!({"model": "alphabet", "max_tokens": 100_000, "max_cost": 5}), -1),
     ];
-    for (code, extra, fails) in cases {
-        knobs.fail_in.store(if fails { 0 } else { -1 }, Ordering::SeqCst);
+    for (code, extra, fail_in) in cases {
+        knobs.fail_in.store(fail_in, Ordering::SeqCst);
         let (status, headers, value) = post(&state, chat(extra)).await;
         assert_eq!(status, StatusCode::OK, "{value}");
         assert_eq!(value["choices"][0]["message"]["content"], "instead", "{code}: {value}");
@@ -328,6 +330,55 @@ async fn a_broken_stream_goes_on_elsewhere_only_where_that_is_wanted() {
         let last = said.last().expect("an event");
         assert_eq!(last["error"]["code"], "model_failure", "{last}");
     }
+}
+
+#[tokio::test]
+async fn streams_that_break_off_open_the_breaker_and_good_ones_keep_it_closed() {
+    let up = Upstream::start(|request| match body_of(request)["model"].as_str() {
+        Some("vendor/big") => {
+            let mut steps = stream("half");
+            steps.truncate(4);
+            steps.push(Step::Close);
+            steps
+        }
+        _ => stream("whole"),
+    })
+    .await
+    .expect("a server");
+    let (state, _) = with_hosted(&up.url(), "[catalog.small]\nbackends = [\"host\"]\n");
+    let breakers = || {
+        let table = state.routing().table();
+        let view = table.backends["host"].describe(Instant::now());
+        (view["breaker"]["state"].clone(), view["model_breakers"]["big"]["state"].clone())
+    };
+    for _ in 0..3 {
+        let said = events(&state, CHAT, chat(json!({"model": "small"}))).await;
+        assert_eq!((text_of(&said).as_str(), said.last()), ("whole", Some(&json!("[DONE]"))));
+        assert_eq!(breakers().0, "closed");
+        let said = events(&state, CHAT, chat(json!({"model": "big"}))).await;
+        assert_eq!(said.last().expect("an event")["error"]["code"], "backends_failed", "{said:?}");
+    }
+    // Three in a row of that model, but never of the backend.
+    assert_eq!(breakers(), (json!("closed"), json!("open")));
+    let (status, _, value) = post(&state, chat(json!({"model": "BIG"}))).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "another spelling is no way round it: {value}");
+}
+
+#[tokio::test]
+async fn calls_go_out_in_the_trace_that_the_request_came_in() {
+    let up = Upstream::start(|request| whole(request.header("traceparent").unwrap_or("none"))).await.expect("a server");
+    let (state, _) = with_hosted(&up.url(), "");
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let request = Request::post(CHAT)
+        .header("content-type", "application/json")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .body(Body::from(chat(json!({"model": "big"})).to_string()))
+        .expect("a request");
+    let answer = router(state).oneshot(request).await.expect("infallible");
+    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
+    let value: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let said = value["choices"][0]["message"]["content"].as_str().expect("text");
+    assert!(said.starts_with(&format!("00-{trace}-")) && said.ends_with("-01"), "{said}");
 }
 
 #[tokio::test]

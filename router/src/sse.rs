@@ -40,9 +40,9 @@ pub fn event(value: &impl Serialize) -> Bytes {
     text.into()
 }
 
-/// A chunk: as it was received, if nothing in it was changed.
+/// A chunk: as it was received, if nothing in it was changed. What came in several lines is written anew, in one.
 pub fn chunk(chunk: &Chunk) -> Bytes {
-    if chunk.raw.is_empty() {
+    if chunk.raw.is_empty() || chunk.raw.contains(&b'\n') {
         return event(&chunk.value);
     }
     let mut text = Vec::with_capacity(chunk.raw.len() + 8);
@@ -170,6 +170,9 @@ mod tests {
         assert_eq!(text.matches('\r').count(), 0);
         let error = ApiError::new(ErrorCode::ModelFailure, "no");
         assert!(error_event(&error).starts_with(b"data: {\"error\":{"));
+        let value = serde_json::json!({"a": 1});
+        let lines = Chunk { value, raw: Bytes::from_static(b"{\n\"a\": 1}") };
+        assert_eq!(chunk(&lines), &b"data: {\"a\":1}\n\n"[..]);
     }
 
     #[tokio::test]

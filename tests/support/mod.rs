@@ -1,5 +1,6 @@
-//! What several tests need: the two real models, a server process, a direct model runner.
+//! What several tests need: the two real models, a server process, a gateway's, a direct model runner.
 
+pub mod gateway;
 pub mod runner;
 pub mod server;
 

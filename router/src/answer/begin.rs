@@ -18,6 +18,7 @@ use crate::openai::completion::CompletionRequest;
 use crate::placement::Placed;
 use crate::remote::{Chunk, Upstream};
 use crate::routing::{Attempt, Backend, Began, Candidate, Refusal, RemoteAnswer, RemoteCall};
+use crate::trace::TraceSpan;
 
 /// How many servers a request has come through: Engrams that are each other's peers must not pass it round for ever.
 pub const HOPS: HeaderName = HeaderName::from_static("x-engram-hops");
@@ -30,8 +31,8 @@ pub enum Begun {
     Chat(LocalChat),
     /// A completion, by the engine of this process.
     Completion(LocalCompletion),
-    /// By another server.
-    Remote(Box<RemoteAnswer>),
+    /// By another server; the span of the call ends with the answer.
+    Remote(Box<RemoteAnswer>, TraceSpan),
 }
 
 /// A chunk of a streamed answer; as it was received, if it came from another server.
@@ -41,7 +42,7 @@ impl Begun {
     /// What a gateway on the way said.
     pub fn upstream(&self) -> Option<&Upstream> {
         match self {
-            Self::Remote(answer) => Some(&answer.upstream),
+            Self::Remote(answer, _) => Some(&answer.upstream),
             Self::Chat(_) | Self::Completion(_) => None,
         }
     }
@@ -51,7 +52,7 @@ impl Begun {
         match self {
             Self::Chat(chat) => chat.whole().await,
             Self::Completion(completion) => completion.whole().await,
-            Self::Remote(answer) => match answer.began {
+            Self::Remote(answer, _) => match answer.began {
                 Began::Whole(whole) => Ok(whole.body),
                 // A whole answer is asked for as a whole.
                 Began::Stream(_) => {
@@ -66,30 +67,23 @@ impl Begun {
         match self {
             Self::Chat(chat) => chat.chunks().map(|chunk| chunk.map(Chunk::from)).boxed(),
             Self::Completion(completion) => completion.chunks().map(|chunk| chunk.map(Chunk::from)).boxed(),
-            Self::Remote(answer) => remote_chunks(*answer),
+            Self::Remote(answer, span) => remote_chunks(*answer, span),
         }
     }
 }
 
 /// The stream of another server; a failure in it counts against the backend, and its place there is kept to the end.
-fn remote_chunks(answer: RemoteAnswer) -> Chunks {
-    let RemoteAnswer { began, seat, backend, placed, .. } = answer;
+fn remote_chunks(answer: RemoteAnswer, mut span: TraceSpan) -> Chunks {
+    let RemoteAnswer { began, mut claim, .. } = answer;
     let Began::Stream(stream) = began else {
         return futures::stream::empty().boxed();
     };
     stream
         .map(move |chunk| {
-            let _kept = (&seat, &placed);
             chunk.map_err(|failure| {
-                if let Some(placed) = placed.as_ref().filter(|_| failure.kind.counts()) {
-                    placed.failed(Instant::now());
-                }
-                if failure.kind.counts()
-                    && let Ok(permit) = backend.breaker().try_acquire(Instant::now())
-                {
-                    permit.failure(Instant::now());
-                }
-                let message = format!("`{}` failed in the middle of its answer: {}", backend.name(), failure.message);
+                claim.broke(&failure);
+                span.fail(failure.kind.as_str());
+                let message = format!("`{}` failed in the middle of its answer: {}", claim.backend(), failure.message);
                 ApiError::new(ErrorCode::BackendsFailed, message)
             })
         })
@@ -124,16 +118,8 @@ impl Way {
             if !another_may_do_it(error.code()) {
                 return Refusal::Fatal(error);
             }
-            let attempt = Attempt {
-                backend: candidate.backend().to_owned(),
-                model: candidate.model.clone(),
-                code: error.code().as_str().to_owned(),
-                message: error.message().to_owned(),
-                status: Some(error.status().as_u16()),
-                retry_after: error.retry_after(),
-                took: begun.elapsed(),
-            };
-            Refusal::Local(Box::new(attempt), error)
+            let (backend, model) = (candidate.backend().to_owned(), candidate.model.clone());
+            Refusal::Local(Box::new(Attempt::of(&error, backend, model, begun.elapsed())), error)
         })
     }
 
@@ -153,17 +139,9 @@ impl Way {
             );
             return Err(Refusal::Fatal(ApiError::new(ErrorCode::NoBackend, message)));
         }
-        // The call is a span of its own: it ends when the answer has begun, or was refused.
-        let mut span = self.caller.trace.as_ref().map(|trace| {
-            let name = || format!("chat {upstream}");
-            self.state.tracer().call(name, trace)
-        });
+        let mut span = self.span_of(backend, upstream);
         let mut headers = self.headers_for(backend, hops);
-        if let Some(span) = &mut span {
-            span.context().write(&mut headers);
-            span.set("gen_ai.request.model", upstream.to_owned());
-            span.set("server.address", backend.name().to_owned());
-        }
+        span.context().write(&mut headers);
         let call = RemoteCall {
             endpoint: self.asked.endpoint,
             body: self.body_for(backend, upstream),
@@ -175,14 +153,26 @@ impl Way {
             placed,
         };
         match self.state.routing().ask(backend, call, failed).await {
-            Ok(answer) => Ok(Begun::Remote(Box::new(answer))),
+            Ok(answer) => Ok(Begun::Remote(Box::new(answer), span)),
             Err(refusal) => {
-                if let (Some(span), Refusal::Failed(attempt)) = (&mut span, &refusal) {
-                    span.fail(&attempt.code);
-                }
+                span.fail(refusal.code());
                 Err(refusal)
             }
         }
+    }
+
+    /// The span of a call, its tries together. Untraced, it still carries the trace that the request came with.
+    fn span_of(&self, backend: &Backend, upstream: &str) -> TraceSpan {
+        let operation = match self.asked.endpoint {
+            Endpoint::Chat => "chat",
+            Endpoint::Completions => "text_completion",
+            Endpoint::Embeddings => "embeddings",
+        };
+        let mut span = self.state.tracer().call(|| format!("{operation} {upstream}"), &self.caller.trace);
+        span.set("gen_ai.operation.name", operation);
+        span.set("gen_ai.request.model", upstream.to_owned());
+        span.set("engram.backend", backend.name().to_owned());
+        span
     }
 
     /// The body for another server, with what was recalled.
@@ -222,7 +212,7 @@ fn hops(headers: &HeaderMap) -> u32 {
 
 /// Whether an error of the engine here says nothing about another backend: it is busy, ill, too small, or cannot do a
 /// thing that OpenAI's API has. What is wrong in the request is wrong everywhere.
-fn another_may_do_it(code: ErrorCode) -> bool {
+pub(super) fn another_may_do_it(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::UnsupportedParameter

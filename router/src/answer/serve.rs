@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::asked::check_there_is_a_prompt;
-use super::begin::Begun;
+use super::begin::{Begun, another_may_do_it};
 use super::kept::{Keep, Looked};
 use super::{Asked, Endpoint, stream, whole};
 use crate::access::Facts;
@@ -36,10 +36,10 @@ pub struct Caller {
     pub facts: Facts,
     /// The request's id.
     pub id: RequestId,
-    /// Its place in a trace.
-    pub trace: Option<TraceContext>,
     /// The request's headers.
     pub headers: HeaderMap,
+    /// Its place in a trace, which calls made for it name as theirs.
+    pub trace: TraceContext,
 }
 
 /// A request on its way: what is the same whoever answers.
@@ -55,6 +55,8 @@ pub(super) struct Way {
     pub keep: Keep,
     /// Candidates that have not been asked.
     pub rest: VecDeque<Candidate>,
+    /// When the last one was.
+    pub since: Instant,
 }
 
 /// Answers a chat or a completion.
@@ -117,6 +119,7 @@ impl Way {
             first_by,
             keep: Keep::default(),
             rest,
+            since: received,
         })
     }
 
@@ -153,10 +156,24 @@ impl Way {
     async fn cascade(&mut self, plan: Plan) -> Result<(Begun, Bill, Report), ApiError> {
         let mut report = Report { rule: plan.rule, left_out: plan.left_out, ..Report::default() };
         self.rest = self.state.routing().order(plan.candidates).into();
-        let mut own = None;
+        let (begun, bill) = self.go_through(&mut report, None).await?;
+        Ok((begun, bill, report))
+    }
+
+    /// The engine here failed within an answer of which the client has seen nothing: the candidates after it are asked.
+    pub(super) async fn instead(&mut self, error: ApiError, report: &mut Report) -> Result<(Begun, Bill), ApiError> {
+        if !another_may_do_it(error.code()) {
+            return Err(error);
+        }
+        report.broke(&error, self.since.elapsed());
+        self.go_through(report, Some(error)).await
+    }
+
+    /// Asks who is left until one has begun to answer; `own` is what the engine here said when it failed.
+    async fn go_through(&mut self, report: &mut Report, mut own: Option<ApiError>) -> Result<(Begun, Bill), ApiError> {
         while let Some((candidate, placed)) = self.next_candidate() {
-            match self.attempt(&candidate, placed, &mut report).await {
-                Ok((begun, bill)) => return Ok((begun, bill, report)),
+            match self.attempt(&candidate, placed, report).await {
+                Ok(begun) => return Ok(begun),
                 Err(Refusal::LeftOut(out)) => report.left_out.push(*out),
                 Err(Refusal::Failed(attempt)) => report.failed.push(*attempt),
                 Err(Refusal::Local(attempt, error)) => {
@@ -170,7 +187,7 @@ impl Way {
         // Where the engine here was the only one asked, its own words and status are the best.
         match own.filter(|_| report.failed.len() == 1 && report.left_out.is_empty()) {
             Some(error) => Err(error),
-            None => Err(report.into_error()),
+            None => Err(std::mem::take(report).into_error()),
         }
     }
 
@@ -187,6 +204,7 @@ impl Way {
         placed: Option<Placed>,
         report: &mut Report,
     ) -> Result<(Begun, Bill), Refusal> {
+        self.since = Instant::now();
         let routing = self.state.routing().clone();
         let bill =
             routing.bill(candidate, &self.asked, &self.caller.tenant).map_err(|out| Refusal::LeftOut(Box::new(out)))?;

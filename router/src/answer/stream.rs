@@ -40,7 +40,7 @@ pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Repor
     let out = Out {
         kept,
         bill: Some(bill),
-        remote: matches!(begun, Begun::Remote(_)),
+        remote: matches!(begun, Begun::Remote(..)),
         chunks: begun.chunks(),
         keeps_text: way.may_continue(),
         way,
@@ -50,6 +50,7 @@ pub(super) fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Repor
         id: None,
         text: String::new(),
         pieces: 0,
+        pieces_before: 0,
         parts: Vec::new(),
         seam: false,
         ready: VecDeque::new(),
@@ -94,6 +95,8 @@ struct Out {
     text: String,
     /// Chunks with text: about as many tokens.
     pieces: usize,
+    /// Those of the parts that have ended.
+    pieces_before: usize,
     /// Parts that have ended.
     parts: Vec<Part>,
     /// What comes now follows a seam.
@@ -174,6 +177,9 @@ impl Out {
         let parts = &self.parts;
         chunk.change(|value| {
             let mut member = json!({"cost_usd": cost.as_dollars()});
+            if parts.iter().any(|part| part.estimated) {
+                member["estimated"] = true.into();
+            }
             if parts.len() > 1 {
                 let sum = |count: fn(&TokenCount) -> u64| parts.iter().map(|part| count(&part.usage)).sum::<u64>();
                 let (prompt, completion) = (sum(|usage| usage.prompt), sum(|usage| usage.completion));
@@ -203,7 +209,9 @@ impl Out {
 
     /// What has come so far, where nobody has said how many tokens it is.
     fn estimated(&self) -> TokenCount {
-        TokenCount { prompt: self.way.asked.prompt_tokens as u64, cached: 0, completion: self.pieces as u64 }
+        // Who goes on from a text has it in the prompt.
+        let prompt = self.way.asked.prompt_tokens + self.pieces_before;
+        TokenCount { prompt: prompt as u64, cached: 0, completion: (self.pieces - self.pieces_before) as u64 }
     }
 
     /// The stream broke: another backend goes on where that is allowed and one can; else the client hears of it.
@@ -212,6 +220,7 @@ impl Out {
         self.settle(estimated, true);
         // The broken stream and its place go before the next is asked.
         self.chunks = futures::stream::empty().boxed();
+        self.report.broke(&error, self.way.since.elapsed());
         let next = if self.keeps_text {
             self.way.continue_from(&self.text, self.pieces, &mut self.report).await
         } else {
@@ -226,23 +235,48 @@ impl Out {
         let mut seam = json!({"after_characters": self.text.chars().count(), "reason": error.message()});
         seam["from"] = self.parts.last().map(describe).unwrap_or_default();
         seam["to"] = json!({"backend": self.report.backend, "model": self.report.model});
+        let mut event = self.without_choices();
+        event["engram"] = json!({"seam": seam});
+        self.ready.push_back(sse::event(&event));
+        self.bill = Some(bill);
+        self.remote = matches!(begun, Begun::Remote(..));
+        self.chunks = begun.chunks();
+        self.pieces_before = self.pieces;
+        self.seam = true;
+    }
+
+    /// An event of ours: what it says stands beside the answer.
+    fn without_choices(&self) -> Value {
         let object =
             if self.way.asked.endpoint == super::Endpoint::Chat { "chat.completion.chunk" } else { "text_completion" };
-        self.ready.push_back(sse::event(&json!({
+        json!({
             "id": self.id, "object": object, "created": crate::openai::response::unix_now(),
-            "model": self.report.model, "choices": [], "engram": {"seam": seam},
-        })));
-        self.bill = Some(bill);
-        self.remote = matches!(begun, Begun::Remote(_));
-        self.chunks = begun.chunks();
-        self.seam = true;
+            "model": self.report.model, "choices": [],
+        })
+    }
+
+    /// Whoever answered did not tell its usage, though it was asked to. The client gets what it is reckoned to be.
+    fn tell_estimate(&mut self, usage: TokenCount) {
+        let mut value = self.without_choices();
+        value["usage"] = json!({
+            "prompt_tokens": usage.prompt, "completion_tokens": usage.completion,
+            "total_tokens": usage.prompt + usage.completion,
+        });
+        let mut chunk = Chunk::from(value);
+        self.mark_usage(&mut chunk);
+        self.ready.push_back(sse::chunk(&chunk));
     }
 
     /// The answer is complete.
     fn end(&mut self) {
         self.ended = true;
-        let estimated = self.estimated();
-        self.settle(estimated, true);
+        if self.bill.is_some() {
+            let estimated = self.estimated();
+            self.settle(estimated, true);
+            if self.way.asked.include_usage {
+                self.tell_estimate(estimated);
+            }
+        }
         if let Some((assembler, keep)) = self.kept.take() {
             match assembler.finish() {
                 Ok(answer) => keep.complete(&answer),

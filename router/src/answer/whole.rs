@@ -12,10 +12,20 @@ use crate::remote::usage_of;
 use crate::routing::{Bill, Report};
 
 /// The whole answer, with what was recalled for it, who made it and what it cost.
-pub(super) async fn response(mut way: Way, begun: Begun, bill: Bill, mut report: Report) -> Result<Response, ApiError> {
-    report.upstream = begun.upstream().cloned();
-    let remote = matches!(begun, Begun::Remote(_));
-    let mut value = begun.whole().await?;
+pub(super) async fn response(
+    mut way: Way,
+    mut begun: Begun,
+    mut bill: Bill,
+    mut report: Report,
+) -> Result<Response, ApiError> {
+    let (mut value, remote) = loop {
+        report.upstream = begun.upstream().cloned();
+        let remote = matches!(begun, Begun::Remote(..));
+        match begun.whole().await {
+            Ok(value) => break (value, remote),
+            Err(error) => (begun, bill) = way.instead(error, &mut report).await?,
+        }
+    };
     let answered = || said(way.asked.endpoint, &value).unwrap_or_default().len();
     let usage = usage_of(&value).unwrap_or_else(|| way.estimated_usage(answered()));
     if remote {

@@ -20,15 +20,9 @@ pub async fn create(
     Extension(tenant): Extension<Tenant>,
     Extension(facts): Extension<Facts>,
     Extension(id): Extension<RequestId>,
-    trace: Option<Extension<TraceContext>>,
+    Extension(trace): Extension<TraceContext>,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    serve(
-        state,
-        Caller { tenant, facts, id, trace: trace.map(|Extension(trace)| trace), headers },
-        Endpoint::Chat,
-        body,
-    )
-    .await
+    serve(state, Caller { tenant, facts, id, headers, trace }, Endpoint::Chat, body).await
 }

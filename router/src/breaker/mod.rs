@@ -228,6 +228,18 @@ impl Permit {
         self.breaker.change(|core| core.success(epoch, now, took)).1
     }
 
+    /// The answer has begun, and its end is to have the verdict, by the permit that is left. What is known already is
+    /// told at once: that the beginning was too slow, and that a probe was answered, for nobody should wait for its end.
+    pub fn begun(self, now: Instant, took: Duration) -> Option<Self> {
+        let slow = self.breaker.lock().is_slow(took);
+        if state::is_closed(self.epoch) && !slow {
+            return Some(self);
+        }
+        let breaker = self.breaker.clone();
+        self.success(now, took);
+        (!slow).then(|| breaker.try_acquire(now).ok()).flatten()
+    }
+
     /// The backend failed. The state that this led to, if it is another one.
     pub fn failure(mut self, now: Instant) -> Option<BreakerState> {
         self.reported = true;

@@ -73,8 +73,13 @@ impl Core {
         Ok(self.epoch())
     }
 
+    /// Whether a call that took so long counts as failed.
+    pub(super) fn is_slow(&self, took: Duration) -> bool {
+        self.settings.slow_call.is_some_and(|slow| took >= slow)
+    }
+
     pub(super) fn success(&mut self, epoch: u64, now: Instant, took: Duration) {
-        if self.settings.slow_call.is_some_and(|slow| took >= slow) {
+        if self.is_slow(took) {
             return self.failure(epoch, now);
         }
         if epoch != self.epoch() {

@@ -176,7 +176,8 @@ impl Backend {
         let health = &self.health;
         match self.remote.models().await {
             Ok(listed) => {
-                let engram = listed.iter().any(|model| model.owned_by == "engram");
+                // A gateway before an Engram drops what is not OpenAI's: only a peer hears our extensions.
+                let engram = !self.is_hosted() && listed.iter().any(|model| model.owned_by == "engram");
                 health.engram.store(engram, Ordering::Relaxed);
                 *health.discovered.write().unwrap_or_else(PoisonError::into_inner) =
                     listed.into_iter().map(|model| model.id).collect();

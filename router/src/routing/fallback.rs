@@ -46,18 +46,57 @@ pub enum Began {
     Stream(Box<RemoteStream>),
 }
 
-/// An answer that a remote backend has begun, with the place it takes there.
+/// An answer that a remote backend has begun.
 pub struct RemoteAnswer {
     /// The answer.
     pub began: Began,
     /// What its gateway said.
     pub upstream: Upstream,
-    /// Its place in the bulkhead, to be kept until the answer has ended.
-    pub seat: Seat,
-    /// Its place among peers, to be kept as long.
-    pub placed: Option<Placed>,
+    /// What it takes there.
+    pub claim: Claim,
+}
+
+/// What an answer takes of its backend, to be kept until it has ended.
+pub struct Claim {
+    backend: Arc<Backend>,
+    routing: Routing,
+    /// Of the breakers that wait for how a stream ends.
+    permits: Vec<Permit>,
+    /// How long its first token took.
+    took: Duration,
+    /// Its place among peers.
+    placed: Option<Placed>,
+    /// Its place in the bulkhead.
+    _seat: Seat,
+}
+
+impl Claim {
     /// Who answers.
-    pub backend: Arc<Backend>,
+    pub fn backend(&self) -> &str {
+        self.backend.name()
+    }
+
+    /// The answer broke off after its first token.
+    pub fn broke(&mut self, failure: &Failure) {
+        let (now, took) = (Instant::now(), self.took);
+        self.routing.metrics().failed(self.backend.name(), failure.kind.as_str());
+        for permit in self.permits.drain(..) {
+            note(permit, failure, now, took);
+        }
+        if let Some(placed) = self.placed.as_ref().filter(|_| failure.kind.counts()) {
+            placed.failed(now);
+        }
+    }
+}
+
+impl Drop for Claim {
+    /// The answer has ended, or the client left it: that it began is to the backend's credit.
+    fn drop(&mut self) {
+        let now = Instant::now();
+        for permit in self.permits.drain(..) {
+            permit.success(now, self.took);
+        }
+    }
 }
 
 /// Why a candidate did not answer.
@@ -70,6 +109,17 @@ pub enum Refusal {
     Local(Box<Attempt>, ApiError),
     /// The request itself is at fault: nobody else is asked.
     Fatal(ApiError),
+}
+
+impl Refusal {
+    /// The same in one word, for a span.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::LeftOut(_) => "not_asked",
+            Self::Failed(attempt) | Self::Local(attempt, _) => &attempt.code,
+            Self::Fatal(error) => error.code().as_str(),
+        }
+    }
 }
 
 impl Routing {
@@ -91,7 +141,7 @@ impl Routing {
             let begun = Instant::now();
             let failure = match self.try_once(backend, &call, body.clone()).await {
                 Ok(mut answer) => {
-                    answer.placed = call.placed.take();
+                    answer.claim.placed = call.placed.take();
                     return Ok(answer);
                 }
                 Err(Tried::NotAsked(why)) => return Err(left_out(call.candidate, why)),
@@ -153,18 +203,24 @@ impl Routing {
             Ok(began) => {
                 // A whole answer takes as long as it is long: only the wait for a first token says how the backend is.
                 let took = if call.stream { took } else { Duration::ZERO };
-                of_backend.success(now, took);
                 if let Some(placed) = call.placed.as_ref().filter(|_| call.stream) {
                     placed.answered(took, now);
                 }
-                if let Some(permit) = of_model {
-                    permit.success(now, took);
-                }
+                let permits = [Some(of_backend), of_model].into_iter().flatten();
+                let permits = permits.filter_map(|permit| permit.begun(now, took)).collect();
                 let upstream = match &began {
                     Began::Whole(whole) => whole.upstream.clone(),
                     Began::Stream(stream) => stream.upstream().clone(),
                 };
-                Ok(RemoteAnswer { began, upstream, seat, placed: None, backend: Arc::clone(backend) })
+                let claim = Claim {
+                    backend: Arc::clone(backend),
+                    routing: self.clone(),
+                    permits,
+                    took,
+                    placed: None,
+                    _seat: seat,
+                };
+                Ok(RemoteAnswer { began, upstream, claim })
             }
             Err(failure) => {
                 if let Some(placed) = call.placed.as_ref().filter(|_| failure.kind.counts()) {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub use admission::{Admission, Estimate};
 pub use backend::Backend;
 pub use bill::Bill;
-pub use fallback::{Began, Refusal, RemoteAnswer, RemoteCall};
+pub use fallback::{Began, Claim, Refusal, RemoteAnswer, RemoteCall};
 pub use metrics::RoutingMetrics;
 pub use plan::{Candidate, LeftOut, Plan, Target, known_models};
 pub use report::{Attempt, CacheStatus, Report};

@@ -88,7 +88,8 @@ struct Rule<'a> {
     name: String,
     /// `None` stands for the only model that this process serves.
     models: Vec<Option<&'a str>>,
-    local: LocalUse,
+    /// `None`: the engine here stands where its model does.
+    local: Option<LocalUse>,
     hosted: bool,
 }
 
@@ -113,10 +114,11 @@ impl Plan {
         let is_local = |candidate: &Candidate| matches!(candidate.target, Target::Local(_));
         match rule.local {
             // Stable: models keep their order within.
-            LocalUse::First => plan.candidates.sort_by_key(|candidate| !is_local(candidate)),
-            LocalUse::Last => plan.candidates.sort_by_key(is_local),
-            LocalUse::Never => plan.candidates.retain(|candidate| !is_local(candidate)),
-            LocalUse::Only => plan.candidates.retain(|candidate| !candidate.is_hosted()),
+            Some(LocalUse::First) => plan.candidates.sort_by_key(|candidate| !is_local(candidate)),
+            Some(LocalUse::Last) => plan.candidates.sort_by_key(is_local),
+            Some(LocalUse::Never) => plan.candidates.retain(|candidate| !is_local(candidate)),
+            Some(LocalUse::Only) => plan.candidates.retain(|candidate| !candidate.is_hosted()),
+            None => {}
         }
         plan.leave_out_what_is_too_small(asked, table);
         if plan.candidates.is_empty() {
@@ -156,7 +158,7 @@ impl Plan {
 impl<'a> Rule<'a> {
     fn of(asked: &'a Asked, table: &'a Table, models: &Models) -> Result<Self, ApiError> {
         let model = asked.model.as_deref();
-        let rule = |name: &str, models: Vec<Option<&'a str>>, local: LocalUse, hosted: bool| Self {
+        let rule = |name: &str, models: Vec<Option<&'a str>>, local: Option<LocalUse>, hosted: bool| Self {
             name: name.to_owned(),
             models,
             local,
@@ -164,15 +166,15 @@ impl<'a> Rule<'a> {
         };
         match &asked.wish.route {
             Some(Route::List(list)) => {
-                return Ok(rule("list", list.iter().map(|name| Some(name.as_str())).collect(), LocalUse::First, true));
+                return Ok(rule("list", list.iter().map(|name| Some(name.as_str())).collect(), None, true));
             }
-            Some(Route::LocalOnly) => return Ok(rule("local_only", vec![model], LocalUse::Only, false)),
+            Some(Route::LocalOnly) => return Ok(rule("local_only", vec![model], Some(LocalUse::Only), false)),
             Some(Route::HostedOnly) => {
                 let models = match model {
                     Some(model) => vec![Some(model)],
                     None => default_route(table).map_or_else(Vec::new, models_of),
                 };
-                return Ok(rule("hosted_only", models, LocalUse::Never, true));
+                return Ok(rule("hosted_only", models, Some(LocalUse::Never), true));
             }
             Some(Route::Named(name)) if name != "auto" => {
                 let route = table.route(name).ok_or_else(|| no_route(name, table))?;
@@ -187,7 +189,7 @@ impl<'a> Rule<'a> {
                 None => Ok(Self::by_default(asked, table)),
             },
             Some(name) => {
-                let mut rule = rule("model", vec![Some(name)], LocalUse::First, true);
+                let mut rule = rule("model", vec![Some(name)], None, true);
                 if let Some(route) = table.settings.fallback.as_deref().and_then(|route| table.route(route)) {
                     rule.models.extend(models_of(route));
                 }
@@ -201,7 +203,7 @@ impl<'a> Rule<'a> {
     fn by_default(asked: &'a Asked, table: &'a Table) -> Self {
         match table.route_of_task(asked.task()).or_else(|| default_route(table)) {
             Some(route) => Self::of_route(route, None),
-            None => Self { name: "default".into(), models: vec![None], local: LocalUse::First, hosted: true },
+            None => Self { name: "default".into(), models: vec![None], local: Some(LocalUse::First), hosted: true },
         }
     }
 
@@ -213,33 +215,44 @@ impl<'a> Rule<'a> {
             None => Vec::new(),
         };
         models.extend(models_of(route));
-        Self { name: route.name.clone(), models, local: route.local, hosted: route.local != LocalUse::Only }
+        Self { name: route.name.clone(), models, local: Some(route.local), hosted: route.local != LocalUse::Only }
     }
 
     /// Who has this model: the engine here, peers, hosted ones.
     fn candidates(&self, name: Option<&str>, table: &Table, models: &Models) -> Vec<Candidate> {
         let own = models.get(name);
         // Others know a model by its id, not by the aliases that it has here.
-        let Some(name) = own.as_ref().map(|model| model.id.clone()).or_else(|| name.map(str::to_owned)) else {
+        let Some(asked) = own.as_ref().map(|model| model.id.as_str()).or(name) else {
             // A node without a model of its own stands for what its peers serve.
             return self.of_peers(table);
         };
+        let mut remote = table.having(asked);
+        // One spelling a model: breakers and metrics go by it, and clients must not make more of them.
+        let name = match (&own, table.model(asked), remote.first()) {
+            (None, Some(model), _) => model.name.clone(),
+            (None, None, Some((_, listed))) => listed.clone(),
+            _ => asked.to_owned(),
+        };
         let mut found = Vec::new();
-        if let Some(model) = own.filter(|_| self.local != LocalUse::Never) {
+        if let Some(model) = own.filter(|_| !self.is_away()) {
             found.push(Candidate { model: name.clone(), target: Target::Local(model) });
         }
-        let mut remote = table.having(&name);
         // One's own machines first; among equals the order of the configuration.
         remote.sort_by_key(|(backend, _)| backend.is_hosted());
         let usable = remote.into_iter().filter(|(backend, _)| {
             let own = !backend.is_hosted();
-            if own { self.local != LocalUse::Never || !self.hosted_only() } else { self.hosted }
+            if own { !self.is_away() || !self.hosted_only() } else { self.hosted }
         });
         found.extend(usable.map(|(backend, upstream)| Candidate {
             model: name.clone(),
             target: Target::Remote { backend, upstream },
         }));
         found
+    }
+
+    /// The engine here is not asked.
+    fn is_away(&self) -> bool {
+        self.local == Some(LocalUse::Never)
     }
 
     fn hosted_only(&self) -> bool {
@@ -266,7 +279,7 @@ impl<'a> Rule<'a> {
         }
         // The words of the local table are the best where only local models are.
         if table.is_local_only()
-            && self.local != LocalUse::Never
+            && !self.is_away()
             && let Err(error) = models.find_for(asked.model.as_deref(), tenant)
         {
             return error;

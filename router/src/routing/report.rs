@@ -34,6 +34,21 @@ pub struct Attempt {
     pub took: Duration,
 }
 
+impl Attempt {
+    /// A call whose failure is an error of ours.
+    pub fn of(error: &ApiError, backend: String, model: String, took: Duration) -> Self {
+        Self {
+            backend,
+            model,
+            code: error.code().as_str().to_owned(),
+            message: error.message().to_owned(),
+            status: Some(error.status().as_u16()),
+            retry_after: error.retry_after(),
+            took,
+        }
+    }
+}
+
 /// Where an answer came from when it came from no backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheStatus {
@@ -83,6 +98,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Who had begun to answer has failed after all, after so long: another may.
+    pub fn broke(&mut self, error: &ApiError, took: Duration) {
+        let (backend, model) = (std::mem::take(&mut self.backend), std::mem::take(&mut self.model));
+        self.failed.push(Attempt::of(error, backend, model, took));
+    }
+
     /// Calls made, the one that succeeded among them.
     pub fn attempts(&self) -> usize {
         self.failed.len() + usize::from(!self.backend.is_empty())

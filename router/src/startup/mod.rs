@@ -41,7 +41,6 @@ use doors::Addresses;
 
 use load::Loaded;
 pub use load::{Weights, load_weights};
-use load::Loaded;
 pub use local::{LocalServer, start_local, start_memory};
 pub use memory::{embedded_config, encoder};
 pub use reloading::ReadAgain;
