@@ -18,7 +18,7 @@ TEST_MODELS := qwen2.5-coder-0.5b-instruct smollm2-135m-instruct all-minilm-l6-v
 .PHONY: help build serve test test-rust test-arm check fmt bench bench-peer bench-vectors bench-overhead agreement every-type cuda-check clients servers gateway models bench-memory-path bench-kill
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 build: ## build the release binary
 	$(CARGO) build --release --bin engram

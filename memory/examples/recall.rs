@@ -84,17 +84,16 @@ struct Setting {
     words: LexicalParams,
 }
 
-/// What may be tried of each; BM25's own weight is 1, for only ratios count.
-const KNOBS: [(&str, &[f32]); 9] = [
+/// What may be tried of each; BM25's own weight is 1, for only ratios count. Not here: `mmr_*`, for there are no copies in the set,
+/// and `rrf_k`, which says how scores fall from hit to hit, and against that `min_score` and the factors of age, trust and
+/// feedback are set.
+const KNOBS: [(&str, &[f32]); 6] = [
     ("dense", &[0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5]),
-    ("rrf_k", &[1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0]),
     ("literal", &[0.0, 0.1, 0.25, 0.5, 1.0]),
     ("b", &[0.3, 0.4, 0.5, 0.6, 0.75, 0.9]),
     ("k1", &[0.6, 0.9, 1.2, 1.6, 2.0]),
     ("symbol", &[0.0, 1.0, 2.0, 3.0, 5.0, 8.0]),
     ("path", &[0.0, 1.0, 2.0, 3.0]),
-    ("mmr_lambda", &[0.5, 0.7, 0.8, 0.9, 1.0]),
-    ("mmr_from", &[0.8, 0.85, 0.9, 0.95]),
 ];
 
 impl Setting {
@@ -106,8 +105,6 @@ impl Setting {
             "dense" => weights.dense = value,
             "rrf_k" => weights.rrf_k = value,
             "literal" => weights.literal = value,
-            "mmr_lambda" => weights.mmr_lambda = value,
-            "mmr_from" => weights.mmr_from = value,
             "b" => words.b = value,
             "k1" => words.k1 = value,
             "symbol" => words.symbol = value as u16,
@@ -203,29 +200,34 @@ fn tell(set: &Set, rankings: &[Rankings], weights: &Weights) -> Vec<f64> {
     hybrid
 }
 
-/// From the shipped setting to the best that one knob after another finds, until none gains any more; printed as
-/// arguments for the other half.
+/// From the shipped setting on, each knob in turn goes to its best value, if that gains more than chance would (two standard errors);
+/// until none does. What was chosen is printed as arguments for the other half.
 fn tune(set: &Set, dense: &[Vec<Candidate>]) -> Result<(), Failure> {
-    let shipped = Setting::default();
-    let mut kept = rankings(set, dense, shipped.words);
-    let start = reciprocals(set, &kept, &shipped.weights);
-    let (mut best, mut reached) = (shipped, start.clone());
+    let mut best = Setting::default();
+    let mut kept = rankings(set, dense, best.words);
+    let start = reciprocals(set, &kept, &best.weights);
+    let mut reached = start.clone();
     let mut chosen: BTreeMap<&str, f32> = BTreeMap::new();
     loop {
         let before = mean(&reached);
         for (name, values) in KNOBS {
-            let mut line = format!("{name:<11}");
+            let mut tries = Vec::new();
             for &value in values {
                 let tried = best.with(name, value)?;
-                let rankings = if tried.words == best.words { kept.clone() } else { rankings(set, dense, tried.words) };
-                let found = reciprocals(set, &rankings, &tried.weights);
-                line += &format!("  {value}: {:.4}", mean(&found));
-                if mean(&found) > mean(&reached) {
-                    (best, reached, kept) = (tried, found, rankings);
-                    chosen.insert(name, value);
-                }
+                let said = if tried.words == best.words { kept.clone() } else { rankings(set, dense, tried.words) };
+                let found = reciprocals(set, &said, &tried.weights);
+                tries.push((value, tried, said, found));
             }
-            println!("{line}");
+            let told: Vec<String> =
+                tries.iter().map(|(value, .., found)| format!("{value}: {:.4}", mean(found))).collect();
+            println!("{name:<11}{}", told.join("  "));
+            let first = tries.into_iter().max_by(|(.., a), (.., b)| mean(a).total_cmp(&mean(b)));
+            let Some((value, tried, said, found)) = first else { continue };
+            let (more, error) = gain(&found, &reached);
+            if more > 2.0 * error {
+                (best, kept, reached) = (tried, said, found);
+                chosen.insert(name, value);
+            }
         }
         if mean(&reached) <= before {
             break;
