@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// 100 tokens in at 10 dollars a million and 10 out at 100: what a whole answer of the scripted server costs.
 const PRICE: &str = "input = 10.0\noutput = 100.0\n";
 const FULL: f64 = 0.002;
-/// Two tokens that came before a break, and the prompt of five as this side reckons it.
-const PART: f64 = 0.000_25;
+/// Two tokens that came before a break, and the prompt of eleven as this side reckons it.
+const PART: f64 = 0.000_31;
 const FREE: f64 = 0.0;
 
 const USAGE: &str = r#"{"prompt_tokens":100,"completion_tokens":10,"total_tokens":110}"#;

@@ -76,6 +76,9 @@ pub fn response(events: impl Stream<Item = Bytes> + Send + 'static, keep_alive: 
 
 /// Bytes of events that are written at once; what is there is not held back for more.
 const BATCH: usize = 16 << 10;
+/// Turns that whoever sends has, in which nothing comes, before what is there is written: where it runs on another core, one
+/// is over before it has answered.
+const TURNS: u8 = 4;
 
 /// Events as they come, several in one piece where several are there, and comments while none is.
 ///
@@ -94,8 +97,8 @@ struct Batch {
     first: Option<Bytes>,
     /// The first and what came after it, once there are two.
     joined: Vec<u8>,
-    /// Who sends had a turn since the last event.
-    waited: bool,
+    /// Turns that who sends has had since the last event.
+    turns: u8,
     ended: bool,
 }
 
@@ -105,7 +108,7 @@ impl Batch {
     }
 
     fn push(&mut self, event: Bytes) {
-        self.waited = false;
+        self.turns = 0;
         match self.first.take() {
             None if self.joined.is_empty() => self.first = Some(event),
             first => {
@@ -120,7 +123,7 @@ impl Batch {
     }
 
     fn take(&mut self) -> Option<Bytes> {
-        self.waited = false;
+        self.turns = 0;
         match self.first.take() {
             Some(only) => Some(only),
             None if self.joined.is_empty() => None,
@@ -142,9 +145,9 @@ impl<S: Stream<Item = Bytes>> Stream for KeepAlive<S> {
                     Poll::Ready(()) => this.batch.push(KEEP_ALIVE),
                     Poll::Pending => return Poll::Pending,
                 },
-                Poll::Pending if this.batch.waited => break,
+                Poll::Pending if this.batch.turns == TURNS => break,
                 Poll::Pending => {
-                    this.batch.waited = true;
+                    this.batch.turns += 1;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
