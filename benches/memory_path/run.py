@@ -153,7 +153,7 @@ class Bench:
         self.args, self.records, self.asked, self.rows, self.filled = args, records, asked, [], None
 
     def server(self, **settings):
-        return Server(self.args, {"self_check_s": 0, **settings})
+        return Server(self.args, {"encoder": self.args.encoder, "self_check_s": 0, **settings})
 
     def fill(self):
         with self.server() as server:
@@ -212,6 +212,7 @@ def arguments():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--engram", default="target/release/engram")
     args.add_argument("--model", default="smollm2-135m-instruct", help="`serve` wants one; it is not asked anything")
+    args.add_argument("--encoder", default="all-minilm-l6-v2", help="memory.encoder; each has a memory of its own in --dir")
     args.add_argument("--dir", type=pathlib.Path, default="target/memory-path", help="memory and texts, kept from run to run")
     args.add_argument("--sources", nargs="+", default=source.SOURCES, help="where .rs files are")
     args.add_argument("--count", type=int, default=100_000, help="records")
@@ -243,7 +244,7 @@ def main():
         run = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "load_before_and_after": [before, os.getloadavg()], "records": args.count, "lines": args.lines, "questions": len(bench.asked),
+            "load_before_and_after": [before, os.getloadavg()], "encoder": args.encoder, "records": args.count, "lines": args.lines, "questions": len(bench.asked),
             "clients": args.clients, "seconds": args.seconds, "filled": bench.filled, "sustained": sustained,
             "server_most_resident_mib": bench.most_resident_mib, "rows": bench.rows,
         }
