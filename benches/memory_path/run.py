@@ -19,6 +19,7 @@ import pathlib
 import platform
 import random
 import resource
+import signal
 import sys
 import time
 
@@ -54,9 +55,9 @@ def questions(texts):
 
 def corpus(args):
     """Records and questions: read once, kept beside the memory."""
-    kept = args.dir / "corpus.json"
+    kept = args.dir / f"texts-{args.lines}.json"
     if not kept.exists():
-        chunks = source.collect(args.sources, [".rs"], lines=12)
+        chunks = source.collect(args.sources, [".rs"], args.lines)
         asked = questions(source.texts(args.sources, [".rs"]))
         for texts in (chunks, asked):
             random.Random(7).shuffle(texts)
@@ -153,7 +154,7 @@ class Bench:
         self.args, self.records, self.asked, self.rows, self.filled = args, records, asked, [], None
 
     def server(self, **settings):
-        return Server(self.args, {"self_check_s": 0, **settings})
+        return Server(self.args, {"encoder": self.args.encoder, "self_check_s": 0, **settings})
 
     def fill(self):
         with self.server() as server:
@@ -212,9 +213,11 @@ def arguments():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--engram", default="target/release/engram")
     args.add_argument("--model", default="smollm2-135m-instruct", help="`serve` wants one; it is not asked anything")
+    args.add_argument("--encoder", default="all-minilm-l6-v2", help="memory.encoder; each has a memory of its own in --dir")
     args.add_argument("--dir", type=pathlib.Path, default="target/memory-path", help="memory and texts, kept from run to run")
     args.add_argument("--sources", nargs="+", default=source.SOURCES, help="where .rs files are")
     args.add_argument("--count", type=int, default=100_000, help="records")
+    args.add_argument("--lines", type=int, default=12, help="of a record; fewer are encoded sooner")
     args.add_argument("--clients", type=int, default=1000, help="open connections")
     args.add_argument("--seconds", type=float, default=20, help="a load; a fifth of a closed one is its warm-up")
     args.add_argument("--rates", type=int, nargs="+", default=[100, 200, 300, 400, 500, 600], help="of open loads, a second")
@@ -226,6 +229,7 @@ def arguments():
 
 def main():
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as well
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     before = os.getloadavg()
@@ -242,7 +246,7 @@ def main():
         run = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "load_before_and_after": [before, os.getloadavg()], "records": args.count, "questions": len(bench.asked),
+            "load_before_and_after": [before, os.getloadavg()], "encoder": args.encoder, "records": args.count, "lines": args.lines, "questions": len(bench.asked),
             "clients": args.clients, "seconds": args.seconds, "filled": bench.filled, "sustained": sustained,
             "server_most_resident_mib": bench.most_resident_mib, "rows": bench.rows,
         }

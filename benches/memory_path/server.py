@@ -19,7 +19,7 @@ class Server:
     """The process, from the moment its memory answers."""
 
     def __init__(self, args, settings):
-        self.dir = args.dir
+        self.dir = args.dir / args.encoder
         self.dir.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -180,7 +180,7 @@ impl Default for Weights {
             rrf_k: 10.0,
             dense: 1.0,
             lexical: 1.0,
-            literal: 0.5,
+            literal: 0.1,
             candidates_per_hit: 5,
             min_candidates: 50,
             recency: 0.15,

@@ -35,7 +35,7 @@ pub struct LexicalParams {
 
 impl Default for LexicalParams {
     fn default() -> Self {
-        Self { k1: 1.2, b: 0.75, symbol: 3, path: 1 }
+        Self { k1: 1.2, b: 0.75, symbol: 8, path: 1 }
     }
 }
 
