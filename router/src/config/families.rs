@@ -179,7 +179,12 @@ pub static BACKENDS: Family = Family {
     keys: &[
         key("kind", Kind::Choice(&["peer", "portkey", "openai_compatible"]), "", "what it speaks"),
         key("url", Kind::Url, "", "its address up to the version: http://10.0.0.2:8080/v1"),
-        key("api_key", Kind::Secret, "", "sent as `Authorization: Bearer`; a Portkey gateway hands it on to the provider"),
+        key(
+            "api_key",
+            Kind::Secret,
+            "",
+            "sent as `Authorization: Bearer`; a Portkey gateway hands it on to the provider",
+        ),
         key("api_key_file", Kind::Path, "", "a file that holds it"),
         key("models", Kind::Strings, "", "what it serves; none: asked from its /models"),
         key("headers", Kind::Headers, "", "headers sent along: \"x-team: search\""),
