@@ -129,13 +129,14 @@ class Server:
             self.process.wait()
 
 
-def start(args, folder):
-    """The fixed server and every gateway before it."""
-    upstream, servers = free_port(), {}
+def start(args, folder, servers):
+    """The fixed server and every gateway before it, each in `servers` before it is waited for: one that fails leaves none behind."""
+    upstream = free_port()
     servers["direct"] = Server("direct", [args.examples / "fixed_upstream", f"127.0.0.1:{upstream}"], upstream, [], folder)
     servers["direct"].wait("/v1/models", 10)
     if "engram" in args.gateways:
-        servers["engram"] = start_engram(args, upstream, folder)
+        servers["engram"] = engram_before(args, upstream, folder)
+        servers["engram"].wait("/ready", 30)
     if "portkey" in args.gateways:
         port = free_port()
         script = args.portkey / "@portkey-ai/gateway/build/start-server.js"
@@ -152,10 +153,9 @@ def start(args, folder):
         env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
         servers["litellm"] = Server("litellm", command, port, ["authorization: Bearer sk-bench"], folder, env)
         servers["litellm"].wait("/health/liveliness", 180)
-    return servers
 
 
-def start_engram(args, upstream, folder):
+def engram_before(args, upstream, folder):
     port, data = free_port(), folder / "engram-data"
     data.mkdir()
     config = folder / "engram.toml"
@@ -164,10 +164,8 @@ def start_engram(args, upstream, folder):
     limits = ["--rpm", "100000000", "--tpm", "100000000000", "--concurrency", "100000", "--day-usd", "1000000"]
     made = subprocess.run([args.engram, "keys", "create", "bench", *limits, "--data-dir", data, "--json"],
                           check=True, stdout=subprocess.PIPE, text=True)
-    server = Server("engram", [args.engram, "serve", "--config", config], port,
+    return Server("engram", [args.engram, "serve", "--config", config], port,
                     [f"authorization: Bearer {json.loads(made.stdout)['key']}"], folder)
-    server.wait("/ready", 30)
-    return server
 
 
 def load(args, server, stream, connections, rate=None):
@@ -347,7 +345,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         servers = {}
         try:
-            servers = start(args, pathlib.Path(folder))
+            start(args, pathlib.Path(folder), servers)
             rows = saturate(args, servers)
             half = at_half(args, servers, rows)
             memory = {name: server.resident_mib() for name, server in servers.items()}

@@ -82,8 +82,9 @@ const TURNS: u8 = 4;
 
 /// Events as they come, several in one piece where several are there, and comments while none is.
 ///
-/// Another server's events come through a channel of one: each has its sender woken before the next is there. Without
-/// the turn that [`Batch`] gives the sender, each event was a write of its own: 19 a stream of 20, and half of its cost.
+/// Another server's events come through a channel of one: its sender has to be woken before the next is there. Without turns
+/// for it each event was a write of its own. Measured on a bare proxy with streams of 20 events, 64 at once: 22 writes and
+/// 130 us a stream without, or with one turn; 3 writes and 53 us with two or more.
 struct KeepAlive<S> {
     events: Pin<Box<S>>,
     batch: Batch,
