@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 
+use super::chunks::{Chunking, chunks};
 use super::{Chunks, Event, Generation, Job, Output, ServedModel, Tally};
 use crate::access::Facts;
 use crate::api::blocking;
@@ -71,8 +71,8 @@ impl LocalChat {
     /// The answer as it comes; the last chunk carries the usage and no choice.
     pub fn chunks(self) -> Chunks {
         let envelope = Envelope::new("chatcmpl-", "chat.completion.chunk", &self.model);
-        let stream = ChatStream::new(self, envelope);
-        futures::stream::unfold(stream, ChatStream::step).boxed()
+        let (generation, stream) = ChatStream::new(self, envelope);
+        chunks(generation, stream)
     }
 }
 
@@ -199,52 +199,54 @@ impl ChoiceState {
 
 /// A streamed answer: events of the generation in, chunks out.
 struct ChatStream {
-    generation: Generation,
     envelope: Envelope,
     tally: Tally,
     shape: Shape,
     include_usage: bool,
     choices: Vec<ChoiceState>,
     ready: VecDeque<Value>,
-    ended: bool,
 }
 
 impl ChatStream {
-    fn new(chat: LocalChat, envelope: Envelope) -> Self {
+    fn new(chat: LocalChat, envelope: Envelope) -> (Generation, Self) {
         let LocalChat { generation, tally, shape, include_usage, .. } = chat;
         let choices = (0..shape.choices).map(|_| ChoiceState::new(&shape)).collect();
         let ready = VecDeque::new();
-        let mut stream = Self { generation, envelope, tally, shape, include_usage, choices, ready, ended: false };
+        let mut stream = Self { envelope, tally, shape, include_usage, choices, ready };
         for index in 0..stream.choices.len() {
             stream.push(index, json!({"role": "assistant", "content": "", "refusal": null}), None);
         }
-        stream
+        (generation, stream)
     }
 
-    /// The next chunk; `None` after the last, or after an error.
-    async fn step(mut self) -> Option<(Result<Value, ApiError>, Self)> {
-        loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Some((Ok(chunk), self));
-            }
-            if self.ended {
-                return None;
-            }
-            match self.generation.next().await {
-                Some((index, Ok(event))) => self.take(index, event),
-                Some((_, Err(error))) => {
-                    self.ended = true;
-                    return Some((Err(error), self));
+    fn push_pieces(&mut self, index: usize, pieces: Vec<Piece>) {
+        let calls = pieces.iter().filter(|piece| matches!(piece, Piece::Call { .. })).count();
+        // Those of these pieces are counted already.
+        let mut number = self.choices[index].parser.calls() - calls;
+        for piece in pieces {
+            let delta = match piece {
+                Piece::Text(text) => json!({"content": text}),
+                Piece::Call { name, arguments } => {
+                    let mut call = call(&name, &arguments);
+                    call["index"] = number.into();
+                    number += 1;
+                    json!({"tool_calls": [call]})
                 }
-                None => {
-                    self.ended = true;
-                    let usage = self.tally.usage();
-                    self.ready.push_back(self.envelope.with(Vec::new(), Some(Some(usage))));
-                }
-            }
+            };
+            self.push(index, delta, None);
         }
     }
 
+    fn push(&mut self, index: usize, delta: Value, finish: Option<Finish>) {
+        let positions = std::mem::take(&mut self.choices[index].positions);
+        let logprobs = (self.shape.logprobs && !positions.is_empty()).then(|| chat_logprobs(&positions));
+        let choice = json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
+        let chunk = self.envelope.with(vec![choice], self.include_usage.then_some(None));
+        self.ready.push_back(chunk);
+    }
+}
+
+impl Chunking for ChatStream {
     fn take(&mut self, index: usize, event: Event) {
         match event {
             // Chats ask for no prompt scores.
@@ -272,29 +274,11 @@ impl ChatStream {
         }
     }
 
-    fn push_pieces(&mut self, index: usize, pieces: Vec<Piece>) {
-        let calls = pieces.iter().filter(|piece| matches!(piece, Piece::Call { .. })).count();
-        // Those of these pieces are counted already.
-        let mut number = self.choices[index].parser.calls() - calls;
-        for piece in pieces {
-            let delta = match piece {
-                Piece::Text(text) => json!({"content": text}),
-                Piece::Call { name, arguments } => {
-                    let mut call = call(&name, &arguments);
-                    call["index"] = number.into();
-                    number += 1;
-                    json!({"tool_calls": [call]})
-                }
-            };
-            self.push(index, delta, None);
-        }
+    fn ready(&mut self) -> &mut VecDeque<Value> {
+        &mut self.ready
     }
 
-    fn push(&mut self, index: usize, delta: Value, finish: Option<Finish>) {
-        let positions = std::mem::take(&mut self.choices[index].positions);
-        let logprobs = (self.shape.logprobs && !positions.is_empty()).then(|| chat_logprobs(&positions));
-        let choice = json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
-        let chunk = self.envelope.with(vec![choice], self.include_usage.then_some(None));
-        self.ready.push_back(chunk);
+    fn last(&self) -> Value {
+        self.envelope.with(Vec::new(), Some(Some(self.tally.usage())))
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::chat::Asker;
+use super::chunks::{Chunking, chunks};
 use super::{Chunks, Event, Generation, Job, Output, ServedModel, Tally};
 use crate::api::blocking;
 use crate::app::AppState;
@@ -74,8 +74,8 @@ impl LocalCompletion {
     /// The answer as it comes; the last chunk carries the usage and no choice.
     pub fn chunks(self) -> Chunks {
         let envelope = Envelope::new("cmpl-", "text_completion", &self.model);
-        let stream = CompletionStream::new(self, envelope);
-        futures::stream::unfold(stream, CompletionStream::step).boxed()
+        let (generation, stream) = CompletionStream::new(self, envelope);
+        chunks(generation, stream)
     }
 }
 
@@ -216,7 +216,6 @@ fn choice(place: usize, sequence: usize, output: &Output, shape: &Shape) -> Valu
 
 /// A streamed answer: events of the generation in, chunks out.
 struct CompletionStream {
-    generation: Generation,
     envelope: Envelope,
     tally: Tally,
     shape: Shape,
@@ -224,60 +223,20 @@ struct CompletionStream {
     /// Characters given out so far, a sequence.
     offsets: Vec<usize>,
     ready: VecDeque<Value>,
-    ended: bool,
 }
 
 impl CompletionStream {
-    fn new(completion: LocalCompletion, envelope: Envelope) -> Self {
+    fn new(completion: LocalCompletion, envelope: Envelope) -> (Generation, Self) {
         let LocalCompletion { generation, tally, shape, include_usage, .. } = completion;
         let (offsets, ready) = (vec![0; generation.sequences()], VecDeque::new());
-        let mut stream = Self { generation, envelope, tally, shape, include_usage, offsets, ready, ended: false };
+        let mut stream = Self { envelope, tally, shape, include_usage, offsets, ready };
         // With log-probabilities the prompt comes when they do; without, it is there now.
         if stream.shape.logprobs.is_none() {
             for index in 0..stream.offsets.len() {
                 stream.push_echo(index, Vec::new());
             }
         }
-        stream
-    }
-
-    /// The next chunk; `None` after the last, or after an error.
-    async fn step(mut self) -> Option<(Result<Value, ApiError>, Self)> {
-        loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Some((Ok(chunk), self));
-            }
-            if self.ended {
-                return None;
-            }
-            match self.generation.next().await {
-                Some((index, Ok(event))) => self.take(index, event),
-                Some((_, Err(error))) => {
-                    self.ended = true;
-                    return Some((Err(error), self));
-                }
-                None => {
-                    self.ended = true;
-                    let usage = self.tally.usage();
-                    self.ready.push_back(self.envelope.with(Vec::new(), Some(Some(usage))));
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, index: usize, event: Event) {
-        match event {
-            // Asked for without log-probabilities only to score nothing: the echo is out already.
-            Event::Prompt(_) if self.shape.logprobs.is_none() => {}
-            Event::Prompt(positions) => self.push_echo(index, positions),
-            Event::Text { text, positions } => {
-                self.push(index, &text, &positions, None);
-            }
-            Event::End { finish, usage } => {
-                self.tally.add(index, usage);
-                self.push(index, "", &[], Some(finish));
-            }
-        }
+        (generation, stream)
     }
 
     fn push_echo(&mut self, index: usize, positions: Vec<ScoredPosition>) {
@@ -294,5 +253,30 @@ impl CompletionStream {
         let choice = json!({"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish});
         let chunk = self.envelope.with(vec![choice], self.include_usage.then_some(None));
         self.ready.push_back(chunk);
+    }
+}
+
+impl Chunking for CompletionStream {
+    fn take(&mut self, index: usize, event: Event) {
+        match event {
+            // Asked for without log-probabilities only to score nothing: the echo is out already.
+            Event::Prompt(_) if self.shape.logprobs.is_none() => {}
+            Event::Prompt(positions) => self.push_echo(index, positions),
+            Event::Text { text, positions } => {
+                self.push(index, &text, &positions, None);
+            }
+            Event::End { finish, usage } => {
+                self.tally.add(index, usage);
+                self.push(index, "", &[], Some(finish));
+            }
+        }
+    }
+
+    fn ready(&mut self) -> &mut VecDeque<Value> {
+        &mut self.ready
+    }
+
+    fn last(&self) -> Value {
+        self.envelope.with(Vec::new(), Some(Some(self.tally.usage())))
     }
 }

@@ -7,16 +7,15 @@
 //! - [`LocalChat`] and [`LocalCompletion`] are what the two endpoints make of it, whole or in chunks.
 
 mod chat;
+mod chunks;
 mod completion;
 mod encoders;
 mod local;
 mod served;
 
 pub use chat::{Asker, LocalChat};
+pub use chunks::Chunks;
 pub use completion::LocalCompletion;
 pub use encoders::{EncoderFacts, Encoders};
 pub use local::{Event, Generation, Job, Output, Tally};
 pub use served::{ModelFacts, Models, ServedModel};
-
-/// Chunks of a streamed answer; after an error there is nothing more.
-type Chunks = futures::stream::BoxStream<'static, Result<serde_json::Value, crate::error::ApiError>>;
