@@ -398,7 +398,7 @@ async fn each_fault_is_told_marked_and_billed() {
         let mut seen = seen.lock().expect("no panic");
         let count = seen.entry(request.path.clone()).or_default();
         *count += u64::from(request.method == "POST");
-        script(request, *count % 2 == 0)
+        script(request, (*count).is_multiple_of(2))
     })
     .await
     .expect("a port");
