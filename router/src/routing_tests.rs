@@ -457,6 +457,10 @@ async fn equal_requests_are_answered_once() {
     assert_eq!((headers["x-engram-cache"].as_bytes(), asked()), (&b"miss"[..], 2), "{first}");
     let (_, headers, again) = post(&state, big(json!({"user": "somebody else", "timeout": 9}))).await;
     assert_eq!((headers["x-engram-cache"].as_bytes(), asked()), (&b"hit"[..], 2), "{again}");
+    assert_eq!(
+        (&headers["x-engram-attempts"], &again["engram"]["attempts"]),
+        (&"0".parse().expect("a value"), &json!(0))
+    );
     assert_eq!((&again["choices"], &again["engram"]["cost_usd"]), (&first["choices"], &json!(0.0)));
     let streamed = events(&state, CHAT, big(json!({"stream_options": {"include_usage": true}}))).await;
     assert_eq!((text_of(&streamed).as_str(), asked()), ("kept", 2), "{streamed:?}");
@@ -531,21 +535,4 @@ async fn a_conversation_returns_to_the_peer_that_holds_it() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let (status, _, value) = post(&state, json!({"model": "far", "messages": messages})).await;
     assert_eq!(status, StatusCode::OK, "{value}");
-}
-
-#[tokio::test]
-async fn a_call_carries_the_trace_that_its_request_came_with() {
-    let up = Upstream::start(|request| whole(request.header("traceparent").unwrap_or("none"))).await.expect("a server");
-    let (state, _) = with_hosted(&up.url(), "");
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let request = Request::post(CHAT)
-        .header("content-type", "application/json")
-        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
-        .body(Body::from(chat(json!({"model": "big"})).to_string()))
-        .expect("a request");
-    let answer = router(state).oneshot(request).await.expect("infallible");
-    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.expect("a body");
-    let value: Value = serde_json::from_slice(&bytes).expect("JSON");
-    let sent = value["choices"][0]["message"]["content"].as_str().expect("text");
-    assert!(sent.starts_with(&format!("00-{trace}-")), "{sent}");
 }

@@ -80,7 +80,7 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
         let first = plan.candidates.first().map(|candidate| candidate.model.clone());
         served.asked = asked.model.clone().or(first);
     });
-    let mut way = Way::new(state, caller, asked, received)?;
+    let mut way = Way::new(state, caller, asked, received);
     way.recall(&plan).await?;
     let cache = match way.look(&plan).await? {
         Looked::Found(answer, status) => return Ok(way.replay(&plan, &answer, status)),
@@ -100,7 +100,7 @@ pub async fn serve(state: AppState, caller: Caller, endpoint: Endpoint, body: By
 }
 
 impl Way {
-    fn new(state: AppState, caller: Caller, asked: Asked, received: Instant) -> Result<Self, ApiError> {
+    fn new(state: AppState, caller: Caller, asked: Asked, received: Instant) -> Self {
         // The older `timeout`, in seconds, is OpenAI clients' habit; the shorter of both holds.
         let timeout =
             asked.body.get("timeout").and_then(serde_json::Value::as_f64).filter(|s| *s > 0.0 && *s <= 86_400.0);
@@ -108,8 +108,7 @@ impl Way {
         let wanted = timeout.into_iter().chain(asked.wish.deadline).min();
         let deadline = state.deadline(received, wanted);
         let first_by = asked.wish.first_token.and_then(|wait| received.checked_add(wait));
-        let rest = VecDeque::new();
-        Ok(Self {
+        Self {
             state,
             caller,
             asked,
@@ -118,9 +117,9 @@ impl Way {
             deadline,
             first_by,
             keep: Keep::default(),
-            rest,
+            rest: VecDeque::new(),
             since: received,
-        })
+        }
     }
 
     /// Looks into the memory, if the request or its key wants that.

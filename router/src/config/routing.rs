@@ -54,7 +54,7 @@ pub enum PortkeyCache {
     Off,
     /// Equal requests.
     Simple,
-    /// Similar requests.
+    /// Similar requests; only the hosted gateway can.
     Semantic,
 }
 

@@ -39,9 +39,10 @@ use answer::Scrub;
 use patience::{Limit, Patience};
 use request::Addresses;
 
+pub use crate::config::PortkeyCache;
 pub use failure::{Failure, FailureKind};
 pub use portkey::Upstream;
-pub use settings::{PortkeyCache, PortkeySettings, RemoteError, RemoteKind, RemoteSettings};
+pub use settings::{PortkeySettings, RemoteError, RemoteKind, RemoteSettings};
 pub use stream::{Chunk, RemoteStream};
 pub use usage::of as usage_of;
 

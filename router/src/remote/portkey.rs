@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::settings::{PortkeyCache, RemoteError, RemoteSettings};
+use super::settings::{RemoteError, RemoteSettings};
+use crate::config::PortkeyCache;
 
 const TRACE_ID: HeaderName = HeaderName::from_static("x-portkey-trace-id");
 /// How long the gateway waits for the provider, in milliseconds; past it the answer is 408.

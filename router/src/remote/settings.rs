@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Secret;
+use crate::config::{PortkeyCache, Secret};
 
 /// What kind of server a backend is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,18 +14,6 @@ pub enum RemoteKind {
     Portkey,
     /// Anything else that speaks OpenAI's API: OpenRouter and the like.
     OpenAiCompatible,
-}
-
-/// How the gateway caches answers. A self-hosted one under Node has no cache, and answers `DISABLED` to any of these.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PortkeyCache {
-    /// Not at all.
-    #[default]
-    Off,
-    /// Equal requests.
-    Simple,
-    /// Similar requests; only the hosted gateway can.
-    Semantic,
 }
 
 /// What only a Portkey gateway understands.

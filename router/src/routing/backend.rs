@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::breaker::{Breaker, BreakerSettings};
 use crate::bulkhead::{Bulkhead, BulkheadSettings};
 use crate::config::{self, BackendConfig, BackendKind, PortkeyConfig};
-use crate::remote::{Failure, PortkeyCache, PortkeySettings, Remote, RemoteError, RemoteKind, RemoteSettings};
+use crate::remote::{Failure, PortkeySettings, Remote, RemoteError, RemoteKind, RemoteSettings};
 
 /// Failed probes in a row after which a backend counts as down.
 const PROBES_DOWN: u32 = 2;
@@ -294,10 +294,6 @@ fn portkey_settings(portkey: &PortkeyConfig) -> PortkeySettings {
         custom_host: portkey.custom_host.clone(),
         metadata: portkey.metadata.clone(),
         retries: u32::from(portkey.retries.unwrap_or(0)),
-        cache: match portkey.cache {
-            config::PortkeyCache::Off => PortkeyCache::Off,
-            config::PortkeyCache::Simple => PortkeyCache::Simple,
-            config::PortkeyCache::Semantic => PortkeyCache::Semantic,
-        },
+        cache: portkey.cache,
     }
 }

@@ -137,7 +137,8 @@ impl Routing {
         let tries = backend.config().tries.max(1);
         let (retries, backoff) = (self.retry_budget(), self.backoff());
         retries.deposit(Instant::now());
-        for attempt in 0..tries {
+        let mut attempt = 0;
+        loop {
             let begun = Instant::now();
             let failure = match self.try_once(backend, &call, body.clone()).await {
                 Ok(mut answer) => {
@@ -148,10 +149,11 @@ impl Routing {
                 Err(Tried::Failed(failure)) => failure,
             };
             self.metrics().failed(backend.name(), failure.kind.as_str());
-            let again = (attempt + 1 < tries && failure.kind.heals())
+            attempt += 1;
+            let again = (attempt < tries && failure.kind.heals())
                 .then(|| {
                     let left = call.deadline.map(|by| by.saturating_duration_since(Instant::now()));
-                    backoff.delay(attempt, failure.retry_after, left, &mut rand::rng())
+                    backoff.delay(attempt - 1, failure.retry_after, left, &mut rand::rng())
                 })
                 .flatten()
                 .filter(|_| retries.withdraw(Instant::now()));
@@ -166,8 +168,6 @@ impl Routing {
                 None => return Err(Refusal::Fatal(fatal(&told, kind))),
             }
         }
-        // The loop ends by returning: the last try is never followed by another.
-        Err(left_out(call.candidate, "it was not asked".into()))
     }
 
     async fn try_once(

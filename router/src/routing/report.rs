@@ -66,6 +66,11 @@ pub enum CacheStatus {
 }
 
 impl CacheStatus {
+    /// Whether the answer came from there.
+    pub fn answered(self) -> bool {
+        matches!(self, Self::Hit | Self::Semantic | Self::Shared)
+    }
+
     /// One word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,9 +109,9 @@ impl Report {
         self.failed.push(Attempt::of(error, backend, model, took));
     }
 
-    /// Calls made, the one that succeeded among them.
+    /// Calls made, the one that succeeded among them; an answer from before took none.
     pub fn attempts(&self) -> usize {
-        self.failed.len() + usize::from(!self.backend.is_empty())
+        self.failed.len() + usize::from(!self.backend.is_empty() && !self.cache.answered())
     }
 
     /// Headers of the answer; the cost where it is known before the body.
@@ -153,10 +158,14 @@ impl Report {
     pub fn into_error(self) -> ApiError {
         let details = self.failed.iter().map(describe).chain(self.left_out.iter().map(describe_left_out)).collect();
         let only_left_out = self.failed.is_empty();
-        let all_busy = !only_left_out && self.failed.iter().all(|attempt| is_busy(&attempt.code));
+        let all = |is: fn(&str) -> bool| !only_left_out && self.failed.iter().all(|attempt| is(&attempt.code));
+        // Both only say "later"; the second with an estimate.
+        let all_busy = all(|code| matches!(code, "overloaded" | "rate_limited"));
+        let all_late = all(|code| code == ErrorCode::DeadlineUnreachable.as_str());
         let too_dear = only_left_out && self.left_out.iter().any(|out| out.over_budget);
         let code = match () {
             () if all_busy => ErrorCode::Overloaded,
+            () if all_late => ErrorCode::DeadlineUnreachable,
             () if too_dear => ErrorCode::OverBudget,
             () if only_left_out => ErrorCode::NoBackend,
             () => ErrorCode::BackendsFailed,
@@ -174,11 +183,6 @@ impl Report {
             None => error,
         }
     }
-}
-
-/// Whether a failure only says "later".
-fn is_busy(code: &str) -> bool {
-    matches!(code, "overloaded" | "rate_limited" | "busy" | "breaker_open")
 }
 
 fn describe(attempt: &Attempt) -> Value {
