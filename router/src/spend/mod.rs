@@ -113,7 +113,7 @@ pub struct Spend {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     /// Held for as long as the log is ours.
-    _claim: Option<File>,
+    claim: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -168,12 +168,12 @@ impl Spend {
         let writer = Writer::new(Arc::clone(&shared), dir.to_owned(), log, pace);
         let thread = std::thread::Builder::new().name("engram-spend".into()).spawn(move || writer.run());
         let thread = thread.map_err(failed("start a thread for", dir))?;
-        Ok(Self { shared, writer: Some(thread), _claim: Some(claim) })
+        Ok(Self { shared, writer: Some(thread), claim: Some(claim) })
     }
 
     /// Counts without keeping: for a server without a data directory.
     pub fn in_memory() -> Self {
-        Self { shared: Arc::default(), writer: None, _claim: None }
+        Self { shared: Arc::default(), writer: None, claim: None }
     }
 
     /// Holds `estimate` for a request of `key`; one of zero is never refused.
@@ -228,6 +228,10 @@ impl Drop for Spend {
             // A panic of the writer was reported when it happened.
             let _ = writer.join();
         }
+        if let Some(claim) = self.claim.take() {
+            // Closing is not enough: a process that is just being started from this one may hold a copy of the file yet.
+            let _ = claim.unlock();
+        }
     }
 }
 
@@ -237,7 +241,7 @@ impl Shared {
     }
 }
 
-/// Claims the directory for this process; the claim ends with the file.
+/// Claims the directory for this process; the claim ends with its [`Spend`], or with the process.
 fn claim(dir: &Path) -> Result<File, SpendError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(failed("create", &path))?;
